@@ -1,0 +1,186 @@
+"""Types of values: what a program knows about an array before it exists.
+
+An `ArrayType` is a dtype, a shape and a weakness. Types are interned, so that equality is identity and a type is a cheap
+dictionary key. The field's word for it is *aval* (abstract value); arrays and tracers carry theirs as `x.aval`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+bfloat16 = np.dtype(ml_dtypes.bfloat16)
+float0 = np.dtype([("float0", np.void, 0)])
+"""The dtype of the tangent of an integer or boolean: a space of dimension zero."""
+
+
+class KeyDType:
+    """The dtype of typed random keys, printed `key<fry>`. One instance per generator; `base_shape` is its raw uint32 shape."""
+
+    __slots__ = ("impl", "base_shape", "name", "itemsize")
+    kind = "K"
+
+    def __init__(self, impl: str, base_shape: tuple[int, ...]):
+        self.impl = impl
+        self.base_shape = base_shape
+        self.name = f"key<{impl}>"
+        self.itemsize = 4 * int(np.prod(base_shape))
+
+    @property
+    def type(self) -> type:
+        return KeyDType
+
+    def __repr__(self) -> str:
+        return self.name
+
+    __str__ = __repr__
+
+    def __reduce__(self) -> Any:
+        return (key_dtype, (self.impl,))
+
+
+_KEY_DTYPES = {"fry": KeyDType("fry", (2,))}
+
+
+def key_dtype(impl: str = "fry") -> KeyDType:
+    """The key dtype of the generator `impl` (only threefry, `"fry"`, exists)."""
+    return _KEY_DTYPES[impl]
+
+
+SHORT_NAMES: dict[Any, str] = {
+    np.dtype(np.bool_): "bool",
+    np.dtype(np.int8): "i8",
+    np.dtype(np.int16): "i16",
+    np.dtype(np.int32): "i32",
+    np.dtype(np.int64): "i64",
+    np.dtype(np.uint8): "u8",
+    np.dtype(np.uint16): "u16",
+    np.dtype(np.uint32): "u32",
+    np.dtype(np.uint64): "u64",
+    np.dtype(np.float16): "f16",
+    bfloat16: "bf16",
+    np.dtype(np.float32): "f32",
+    np.dtype(np.float64): "f64",
+    np.dtype(np.complex64): "c64",
+    np.dtype(np.complex128): "c128",
+    float0: "float0",
+    **{k: k.name for k in _KEY_DTYPES.values()},
+}
+"""Every dtype a value can have, with its name in the text of a program."""
+
+FROM_SHORT_NAME: dict[str, Any] = {name: dtype for dtype, name in SHORT_NAMES.items()}
+
+
+class ArrayType:
+    """The type of an array: `shape` (tuple of dimensions), `dtype` (numpy dtype or KeyDType), `weak` (JAX's weak_type).
+
+    Interned: two equal types are one object.
+    """
+
+    __slots__ = ("shape", "dtype", "weak", "_hash")
+    shape: tuple[int, ...]
+    dtype: Any
+    weak: bool
+    _interned: dict[tuple[Any, ...], ArrayType] = {}
+
+    def __new__(cls, shape: Any, dtype: Any, weak: bool = False) -> ArrayType:
+        key = (shape, dtype, weak)
+        try:
+            return cls._interned[key]
+        except (KeyError, TypeError):
+            pass
+        if not isinstance(dtype, KeyDType):
+            dtype = np.dtype(dtype)
+            if dtype not in SHORT_NAMES:
+                raise TypeError(f"arrays of dtype {dtype} are not supported; use one of {', '.join(SHORT_NAMES.values())}")
+        shape = tuple(int(d) if isinstance(d, np.integer) else d for d in shape)
+        key = (shape, dtype, bool(weak))
+        found = cls._interned.get(key)
+        if found is None:
+            found = object.__new__(cls)
+            object.__setattr__(found, "shape", shape)
+            object.__setattr__(found, "dtype", dtype)
+            object.__setattr__(found, "weak", bool(weak))
+            object.__setattr__(found, "_hash", hash(key))
+            found = cls._interned.setdefault(key, found)
+        return found
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise AttributeError("an ArrayType is immutable; use .update(...)")
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __reduce__(self) -> Any:
+        return (ArrayType, (self.shape, self.dtype, self.weak))
+
+    @property
+    def weak_type(self) -> bool:
+        return self.weak
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        n = 1
+        for d in self.shape:
+            n *= d
+        return n
+
+    @property
+    def nbytes(self) -> int:
+        return self.size * self.dtype.itemsize
+
+    def update(self, **changes: Any) -> ArrayType:
+        """The same type with `shape`, `dtype` or `weak` replaced."""
+        return ArrayType(changes.get("shape", self.shape), changes.get("dtype", self.dtype), changes.get("weak", self.weak))
+
+    def strong(self) -> ArrayType:
+        return ArrayType(self.shape, self.dtype, False) if self.weak else self
+
+    def str_short(self) -> str:
+        return f"{'~' if self.weak else ''}{SHORT_NAMES[self.dtype]}[{','.join(map(str, self.shape))}]"
+
+    def __repr__(self) -> str:
+        return self.str_short()
+
+    __str__ = __repr__
+
+
+def is_inexact(dtype: Any) -> bool:
+    """Whether values of this dtype have derivatives: floating point or complex."""
+    return dtype in _INEXACT
+
+
+_INEXACT = frozenset(np.dtype(d) for d in (np.float16, bfloat16, np.float32, np.float64, np.complex64, np.complex128))
+
+
+def is_float(dtype: Any) -> bool:
+    return dtype in _INEXACT and dtype.kind != "c"
+
+
+def is_complex(dtype: Any) -> bool:
+    return dtype.kind == "c"
+
+
+def is_integer(dtype: Any) -> bool:
+    return dtype.kind in "iu"
+
+
+def is_bool(dtype: Any) -> bool:
+    return dtype.kind == "b"
+
+
+def is_key(dtype: Any) -> bool:
+    return isinstance(dtype, KeyDType)
+
+
+def tangent_type(t: ArrayType) -> ArrayType:
+    """The type of a tangent of a value of type `t`: itself (strong) for inexact types, float0 for the others."""
+    if is_inexact(t.dtype):
+        return t.strong()
+    return ArrayType(t.shape, float0)
