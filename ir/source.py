@@ -6,8 +6,6 @@ driver that walks it sets the location of the equation at hand (`set`, inside `k
 
 from __future__ import annotations
 
-import builtins
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,32 +17,23 @@ from tracegrad.ir.program import Source
 
 _fixed: ContextVar[list[Source | None] | None] = ContextVar("tracegrad_source", default=None)
 
-# The library's folders: frames of code in them are skipped. `api` and the engine folders may lie side by side (a checkout) or
-# nested (an installed package), so each registers its own.
-_own_folders: builtins.set[str] = {os.path.dirname(os.path.abspath(__file__))}
 _is_own: dict[CodeType, bool] = {}
 
 
-def register_folder(path: str) -> None:
-    """Declare the folder of a module file as the library's own: its frames never are the user's line."""
-    _own_folders.add(os.path.dirname(os.path.abspath(path)))
-    _is_own.clear()
-
-
-def _own(code: CodeType) -> bool:
-    known = _is_own.get(code)
+def _own(frame: FrameType) -> bool:
+    """Whether a frame runs the library's own code (or that of the standard library's wrappers around it)."""
+    known = _is_own.get(frame.f_code)
     if known is None:
-        file = code.co_filename
-        known = file.startswith("<frozen ") or any(file.startswith(folder + os.sep) for folder in _own_folders)
-        known = known or file.endswith(("contextlib.py", "functools.py"))
-        _is_own[code] = known
+        module = frame.f_globals.get("__name__", "")
+        known = module.partition(".")[0] == "tracegrad" or module in ("contextlib", "functools", "importlib._bootstrap")
+        _is_own[frame.f_code] = known
     return known
 
 
 def user_frame() -> FrameType | None:
     """The innermost frame that is not the library's."""
     frame: FrameType | None = sys._getframe(1)
-    while frame is not None and _own(frame.f_code):
+    while frame is not None and _own(frame):
         frame = frame.f_back
     return frame
 
