@@ -1,0 +1,127 @@
+"""Moving work that does not change out of loops."""
+
+from __future__ import annotations
+
+from tracegrad.ir.control_flow import split_while
+from tracegrad.ir.evaluate import substitute
+from tracegrad.ir.program import Atom, Equation, Literal, Program, Var
+from tracegrad.transforms.regions import map_regions
+
+# These cost nothing where they are used; computing them ahead would only store them. They move along with what needs them.
+_FREE = frozenset({"broadcast_in_dim", "iota", "reshape", "transpose", "slice", "rev", "convert_element_type", "squeeze"})
+
+
+def hoist_invariants(program: Program) -> Program:
+    """Compute before a scan or while what its body computes from constant operands alone; also make carries that never change constants."""
+    if not any(e.primitive.regions for e in program.equations):
+        return program
+    env: dict[Var, Atom] = {}
+    equations: list[Equation] = []
+    for eqn in program.equations:
+        new = map_regions(eqn, hoist_invariants)
+        inputs = substitute(eqn, env)
+        if inputs != new.inputs:
+            new = new.replace(inputs=inputs)
+        if new.primitive.name == "scan":
+            new = _hoist_scan(_constant_carries(new, env), equations)
+        elif new.primitive.name == "while":
+            new = _hoist_while(new, equations)
+        equations.append(new)
+    if len(equations) == len(program.equations) and all(a is b for a, b in zip(equations, program.equations)) and not env:
+        return program
+    return program.replace(equations=equations, outputs=[env.get(a, a) if isinstance(a, Var) else a for a in program.outputs])
+
+
+def _constant_carries(eqn: Equation, env: dict[Var, Atom]) -> Equation:
+    """A scan whose body returns some carries as they came: these become constants, and their final values their initial ones."""
+    body: Program = eqn.params["body"]
+    nc, nk = eqn.params["num_consts"], eqn.params["num_carry"]
+    fixed = [body.outputs[i] is body.inputs[nc + i] for i in range(nk)]
+    if not any(fixed):
+        return eqn
+    moved = [i for i in range(nk) if fixed[i]]
+    stay = [i for i in range(nk) if not fixed[i]]
+
+    def order(xs: tuple) -> list:  # type: ignore[type-arg]
+        return [*xs[:nc], *[xs[nc + i] for i in moved], *[xs[nc + i] for i in stay], *xs[nc + nk :]]
+
+    for i in moved:
+        env[eqn.outputs[i]] = eqn.inputs[nc + i]
+    body = body.replace(inputs=order(body.inputs), outputs=[*[body.outputs[i] for i in stay], *body.outputs[nk:]])
+    return eqn.replace(
+        inputs=order(eqn.inputs),
+        outputs=[*[eqn.outputs[i] for i in stay], *eqn.outputs[nk:]],
+        params={**eqn.params, "body": body, "num_consts": nc + len(moved), "num_carry": len(stay)},
+    )
+
+
+def _split(body: Program, num_consts: int) -> tuple[list[Equation], list[Equation], list[Var]]:
+    """(invariant equations to move, the others, the invariant variables that the others read)."""
+    invariant: set[Var] = set(body.inputs[:num_consts]) | {c.var for c in body.constants}
+    candidates: list[Equation] = []
+    for eqn in body.equations:
+        if not eqn.has_effects and all(isinstance(a, Literal) or a in invariant for a in eqn.inputs):
+            candidates.append(eqn)
+            invariant.update(eqn.outputs)
+    wanted: set[Var] = set()
+    moving: set[int] = set()
+    for eqn in reversed(candidates):
+        if eqn.primitive.name not in _FREE or any(v in wanted for v in eqn.outputs):
+            moving.add(id(eqn))
+            wanted.update([a for a in eqn.inputs if isinstance(a, Var)])
+    if not moving:
+        return [], list(body.equations), []
+    moved = [e for e in candidates if id(e) in moving]
+    # A free equation that moves along may still be read inside: it stays there as well.
+    rest = [e for e in body.equations if id(e) not in moving or e.primitive.name in _FREE]
+    read = {a for e in rest for a in e.inputs if isinstance(a, Var)} | {a for a in body.outputs if isinstance(a, Var)}
+    inside = {v for e in rest for v in e.outputs}
+    results = [v for e in moved for v in e.outputs if v in read and v not in inside]
+    return moved, rest, results
+
+
+def _emit(moved: list[Equation], body: Program, operands: tuple[Atom, ...], equations: list[Equation]) -> dict[Var, Atom]:
+    """Append copies of the moved equations, reading the loop's operands, to the surrounding program."""
+    env: dict[Var, Atom] = dict(zip(body.inputs, operands))
+    for e in moved:
+        outputs = [Var(v.type, v.name) for v in e.outputs]
+        equations.append(e.replace(inputs=substitute(e, env), outputs=outputs))
+        env.update(zip(e.outputs, outputs))
+    return env
+
+
+def _hoist_scan(eqn: Equation, equations: list[Equation]) -> Equation:
+    body: Program = eqn.params["body"]
+    nc = eqn.params["num_consts"]
+    if eqn.params["length"] < 2 or body.constants:
+        return eqn
+    moved, rest, results = _split(body, nc)
+    if not moved or not results:
+        return eqn
+    env = _emit(moved, body, eqn.inputs[:nc], equations)
+    body = body.replace(inputs=[*body.inputs[:nc], *results, *body.inputs[nc:]], equations=rest)
+    return eqn.replace(
+        inputs=[*eqn.inputs[:nc], *[env[v] for v in results], *eqn.inputs[nc:]],
+        params={**eqn.params, "body": body, "num_consts": nc + len(results)},
+    )
+
+
+def _hoist_while(eqn: Equation, equations: list[Equation]) -> Equation:
+    params = dict(eqn.params)
+    cond_consts, body_consts, init = split_while(eqn.inputs, params["cond_nconsts"], params["body_nconsts"])
+    changed = False
+    groups = {"cond": cond_consts, "body": body_consts}
+    for name, consts in groups.items():
+        region: Program = params[name]
+        n = len(consts)
+        moved, rest, results = _split(region, n)
+        if not moved or not results or region.constants:
+            continue
+        env = _emit(moved, region, consts, equations)
+        params[name] = region.replace(inputs=[*region.inputs[:n], *results, *region.inputs[n:]], equations=rest)
+        groups[name] = (*consts, *[env[v] for v in results])
+        params[f"{name}_nconsts"] = len(groups[name])
+        changed = True
+    if not changed:
+        return eqn
+    return eqn.replace(inputs=[*groups["cond"], *groups["body"], *init], params=params)

@@ -1,0 +1,51 @@
+"""Inlining: calls of programs become their equations.
+
+Differentiation and batching are done by the time a program is compiled, so the wrappers that exist for them (custom derivative
+rules, checkpoints, names, stop_gradient) go too.
+"""
+
+from __future__ import annotations
+
+from tracegrad.ir.evaluate import substitute
+from tracegrad.ir.program import Atom, Constant, Equation, Program, Var
+from tracegrad.transforms.regions import map_regions
+
+CALLS = frozenset({"call", "custom_jvp_call", "custom_vjp_call", "checkpoint"})
+IDENTITIES = frozenset({"stop_gradient", "copy", "name"})
+
+
+def inline_calls(program: Program) -> Program:
+    """Replace every call by the equations of its program, in regions too."""
+    if not any(e.primitive.name in CALLS or e.primitive.name in IDENTITIES or e.primitive.regions for e in program.equations):
+        return program
+    env: dict[Var, Atom] = {}
+    constants = list(program.constants)
+    equations: list[Equation] = []
+    for eqn in program.equations:
+        _inline(eqn, env, constants, equations)
+    outputs = [env.get(a, a) if isinstance(a, Var) else a for a in program.outputs]
+    return program.replace(constants=constants, equations=equations, outputs=outputs)
+
+
+def _inline(eqn: Equation, env: dict[Var, Atom], constants: list[Constant], equations: list[Equation]) -> None:
+    inputs = substitute(eqn, env)
+    kind = eqn.primitive.name
+    if kind in IDENTITIES:
+        env[eqn.outputs[0]] = inputs[0]
+    elif kind in CALLS:
+        body = inline_calls(eqn.params["program"])
+        # One program may be called many times: each copy of its equations binds variables of its own.
+        inner: dict[Var, Atom] = dict(zip(body.inputs, inputs))
+        for c in body.constants:
+            var = Var(c.var.type, c.var.name)
+            inner[c.var] = var
+            constants.append(Constant(var, c.value))
+        for e in body.equations:
+            outputs = [Var(v.type, v.name) for v in e.outputs]
+            equations.append(Equation(e.primitive, substitute(e, inner), outputs, e.params, e.source or eqn.source))
+            inner.update(zip(e.outputs, outputs))
+        for var, a in zip(eqn.outputs, body.outputs):
+            env[var] = inner.get(a, a) if isinstance(a, Var) else a
+    else:
+        eqn = map_regions(eqn, inline_calls)
+        equations.append(eqn.replace(inputs=inputs) if inputs != eqn.inputs else eqn)

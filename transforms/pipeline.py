@@ -1,0 +1,43 @@
+"""The passes between tracing and code generation, in order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tracegrad.ir.config import config
+from tracegrad.ir.program import Program
+from tracegrad.ir.verify import verify
+from tracegrad.transforms.dead_code import remove_dead_code
+from tracegrad.transforms.duplicates import merge_common
+from tracegrad.transforms.hoist import hoist_invariants
+from tracegrad.transforms.inline import inline_calls
+from tracegrad.transforms.physical_keys import physical_keys
+from tracegrad.transforms.simplify import simplify
+
+Pass = Callable[[Program], Program]
+Observer = Callable[[Pass, Program, Program], None]
+
+PIPELINE: tuple[Pass, ...] = (
+    inline_calls,  # first: everything after sees through calls
+    remove_dead_code,  # early, since derivatives leave much behind, and what is gone costs the others nothing
+    physical_keys,  # before simplification, whose rules know only numeric dtypes
+    simplify,
+    inline_calls,  # a cond whose branch became known is a call by now
+    hoist_invariants,  # after simplification, which turns operands into constants of loops
+    merge_common,  # after hoisting, so that two loops share what both hoisted
+    simplify,
+    remove_dead_code,  # last: the others leave dead equations behind
+)
+
+
+def optimize(program: Program, passes: tuple[Pass, ...] = PIPELINE, observe: Observer | None = None) -> Program:
+    """Run the passes; with the `verify` flag, check the program after each. `observe(pass, before, after)` sees every step."""
+    check = config.verify
+    for p in passes:
+        after = p(program)
+        if check and after is not program:
+            verify(after, p.__name__)
+        if observe is not None:
+            observe(p, program, after)
+        program = after
+    return program
