@@ -106,12 +106,8 @@ def _evaluate_call(*args: Any, program: Program, **_: Any) -> tuple[Any, ...]:
 
 
 call_p = Primitive("call", _program_type("call"), _evaluate_call, "calls", regions=("program",))
-custom_jvp_call_p = Primitive(
-    "custom_jvp_call", _program_type("custom_jvp_call"), _evaluate_call, "calls", regions=("program",)
-)
-custom_vjp_call_p = Primitive(
-    "custom_vjp_call", _program_type("custom_vjp_call"), _evaluate_call, "calls", regions=("program",)
-)
+custom_jvp_call_p = Primitive("custom_jvp_call", _program_type("custom_jvp_call"), _evaluate_call, "calls", regions=("program",))
+custom_vjp_call_p = Primitive("custom_vjp_call", _program_type("custom_vjp_call"), _evaluate_call, "calls", regions=("program",))
 checkpoint_p = Primitive("checkpoint", _program_type("checkpoint"), _evaluate_call, "calls", regions=("program",))
 
 optimization_barrier_p = Primitive("optimization_barrier", lambda *types: types, lambda *xs: xs, "calls")

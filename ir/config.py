@@ -29,11 +29,19 @@ FLAGS: dict[str, Flag] = {
     f.name: f
     for f in (
         Flag("enable_x64", False, "64-bit types: off, requests for them give 32-bit ones", traced=True),
-        Flag("numpy_dtype_promotion", "standard", "'strict' refuses implicit promotion between dtypes", True, ("standard", "strict")),
+        Flag(
+            "numpy_dtype_promotion",
+            "standard",
+            "'strict' refuses implicit promotion between dtypes",
+            True,
+            ("standard", "strict"),
+        ),
         Flag("numpy_rank_promotion", "allow", "what happens when operands differ in rank", True, ("allow", "warn", "raise")),
         Flag("threefry_partitionable", True, "the counter layout of random bits (False: the older streams)", traced=True),
         Flag("default_prng_impl", "threefry2x32", "the generator of new random keys", True, ("threefry2x32",)),
-        Flag("default_matmul_precision", None, "accepted for compatibility; products are computed in full precision", traced=True),
+        Flag(
+            "default_matmul_precision", None, "accepted for compatibility; products are computed in full precision", traced=True
+        ),
         Flag("disable_jit", False, "run jitted functions and control flow one operation at a time, in NumPy"),
         Flag("debug_nans", False, "raise FloatingPointError when a result holds a NaN"),
         Flag("debug_infs", False, "raise FloatingPointError when a result holds an infinity"),

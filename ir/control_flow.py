@@ -27,9 +27,7 @@ def _cond_types(index: ArrayType, *operands: ArrayType, branches: tuple[Program,
         for k, (a, b) in enumerate(zip(branches[0].out_types, branch.out_types, strict=True)):
             if a.shape != b.shape or a.dtype != b.dtype:
                 raise TypeError(f"cond: output {k} is {a} in branch 0 and {b} in branch {i}")
-    return tuple(
-        t if all(b.out_types[k].weak for b in branches) else t.strong() for k, t in enumerate(branches[0].out_types)
-    )
+    return tuple(t if all(b.out_types[k].weak for b in branches) else t.strong() for k, t in enumerate(branches[0].out_types))
 
 
 def _evaluate_cond(index: Any, *operands: Any, branches: tuple[Program, ...]) -> tuple[Any, ...]:
@@ -65,9 +63,7 @@ def check_carry(primitive: str, carry: tuple[ArrayType, ...], out: tuple[ArrayTy
             raise TypeError(f"{primitive}: value {i} of the carry goes in as {a} and comes out as {b}")
 
 
-def _evaluate_while(
-    *operands: Any, cond: Program, body: Program, cond_nconsts: int, body_nconsts: int
-) -> tuple[Any, ...]:
+def _evaluate_while(*operands: Any, cond: Program, body: Program, cond_nconsts: int, body_nconsts: int) -> tuple[Any, ...]:
     cond_consts, body_consts, carry = split_while(operands, cond_nconsts, body_nconsts)
     while evaluate(cond, *cond_consts, *carry)[0]:
         carry = evaluate(body, *body_consts, *carry)

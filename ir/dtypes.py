@@ -220,9 +220,7 @@ def promote(*types: ArrayType) -> tuple[Any, bool]:
             break
     else:
         return first.dtype, first.weak
-    return _promote(
-        tuple([(t.dtype, t.weak) for t in types]), config.enable_x64, config.numpy_dtype_promotion == "strict"
-    )
+    return _promote(tuple([(t.dtype, t.weak) for t in types]), config.enable_x64, config.numpy_dtype_promotion == "strict")
 
 
 def promote_dtypes(*dtypes: Any) -> Any:

@@ -263,7 +263,9 @@ class _Parser:
     def reference(self) -> Any:
         name = self.take()
         if name not in REFERENCES:
-            self.fail(f"@{name} is not alive in this process: rules and callbacks are Python functions and cannot be read from text")
+            self.fail(
+                f"@{name} is not alive in this process: rules and callbacks are Python functions and cannot be read from text"
+            )
         return REFERENCES[name]
 
     def scalar(self) -> Any:

@@ -42,9 +42,7 @@ def verify(program: Program, blame: str = "") -> Program:
         except (TypeError, ValueError) as e:
             raise VerifyError(f"{eqn!r}{at} does not type-check{by}: {e}") from e
         declared = tuple(v.type for v in eqn.outputs)
-        if len(types) != len(declared) or any(
-            a.shape != b.shape or a.dtype != b.dtype for a, b in zip(types, declared)
-        ):
+        if len(types) != len(declared) or any(a.shape != b.shape or a.dtype != b.dtype for a, b in zip(types, declared)):
             raise VerifyError(f"{eqn.primitive.name} gives {tuple(types)} but its results are declared {declared}{at}{by}")
         for var in eqn.outputs:
             bind(var, repr(eqn))

@@ -53,8 +53,6 @@ def _types(leaves: Sequence[Any], what: str) -> list[ArrayType]:
     return types
 
 
-
-
 # ------------------------------------------------------------------------------------------------------------- cond and switch
 
 
@@ -198,11 +196,11 @@ def _strengthened(init: list[Any], in_types: list[ArrayType], out_types: Sequenc
     return new if changed else None
 
 
-def _check_carry(what: str, name: str, in_tree: Any, out_tree: Any, in_types: Sequence[ArrayType], out_types: Sequence[ArrayType]) -> None:
+def _check_carry(
+    what: str, name: str, in_tree: Any, out_tree: Any, in_types: Sequence[ArrayType], out_types: Sequence[ArrayType]
+) -> None:
     if in_tree != out_tree:
-        raise TypeError(
-            f"{what}: the carry must keep its structure, but {name} got {in_tree} and returned {out_tree}"
-        )
+        raise TypeError(f"{what}: the carry must keep its structure, but {name} got {in_tree} and returned {out_tree}")
     wrong = [
         f"  carry{path} goes in as {a} and comes out as {b}"
         for path, a, b in zip(_leaf_paths(in_tree), in_types, out_types)
@@ -216,7 +214,12 @@ def _check_carry(what: str, name: str, in_tree: Any, out_tree: Any, in_types: Se
 
 
 def _traced_carry(
-    what: str, f: Callable[..., Any], init: list[Any], carry_tree: Any, retrace: Callable[[list[ArrayType]], TracedFunction], carry_out: Callable[[TracedFunction], Any]
+    what: str,
+    f: Callable[..., Any],
+    init: list[Any],
+    carry_tree: Any,
+    retrace: Callable[[list[ArrayType]], TracedFunction],
+    carry_out: Callable[[TracedFunction], Any],
 ) -> tuple[TracedFunction, list[Any], list[ArrayType]]:
     """Trace a loop body, converting weak initial values to what the body makes of them, as often as needed."""
     while True:
@@ -260,9 +263,7 @@ def while_loop(cond_fun: Callable[[Any], Any], body_fun: Callable[[Any], Any], i
     test = TracedFunction(cond_fun, args_tree, types)
     got = test.program.out_types
     if len(got) != 1 or got[0].shape != () or got[0].dtype != np.dtype(np.bool_):
-        raise TypeError(
-            f"lax.while_loop: {test.name} must return one scalar bool, got {', '.join(map(str, got)) or 'nothing'}"
-        )
+        raise TypeError(f"lax.while_loop: {test.name} must return one scalar bool, got {', '.join(map(str, got)) or 'nothing'}")
     outs = bind(
         while_p,
         *test.captured,
@@ -276,7 +277,9 @@ def while_loop(cond_fun: Callable[[Any], Any], body_fun: Callable[[Any], Any], i
     return tree_unflatten(tree, outs)
 
 
-def fori_loop(lower: Any, upper: Any, body_fun: Callable[[Any, Any], Any], init_val: Any, *, unroll: int | bool | None = None) -> Any:
+def fori_loop(
+    lower: Any, upper: Any, body_fun: Callable[[Any, Any], Any], init_val: Any, *, unroll: int | bool | None = None
+) -> Any:
     """`for i in range(lower, upper): val = body_fun(i, val)`, starting at `init_val`.
 
     With concrete bounds it is a scan, which reverse mode can differentiate; with traced bounds a while_loop.
@@ -319,7 +322,9 @@ def fori_loop(lower: Any, upper: Any, body_fun: Callable[[Any, Any], Any], init_
 
     start = ops.convert_element_type(np.asarray(concrete[0], dtype), dtype, weak)
     length = max(concrete[1] - concrete[0], 0)
-    (_, val), _ = scan(scan_step, (start, init_val), None, length=length, unroll=unroll or 1, _what="lax.fori_loop", _name=_name_of(body_fun))
+    (_, val), _ = scan(
+        scan_step, (start, init_val), None, length=length, unroll=unroll or 1, _what="lax.fori_loop", _name=_name_of(body_fun)
+    )
     return val
 
 
@@ -368,7 +373,9 @@ def scan(
     if config.disable_jit and not any(isinstance(x, Tracer) for x in (*init_leaves, *xs_leaves)):
         return _scan_in_python(f, init, xs_leaves, xs_tree, length, reverse)
     slices = [t.update(shape=t.shape[1:]) for t in xs_types]
-    args_tree = tree_structure((tree_unflatten(init_tree, range(len(init_leaves))), tree_unflatten(xs_tree, range(len(xs_leaves)))))
+    args_tree = tree_structure(
+        (tree_unflatten(init_tree, range(len(init_leaves))), tree_unflatten(xs_tree, range(len(xs_leaves))))
+    )
     pair: list[Any] = []
 
     def checked(carry: Any, x: Any) -> Any:
@@ -402,7 +409,9 @@ def scan(
     return tree_unflatten(pair[0], outs[:n]), tree_unflatten(pair[1], outs[n:])
 
 
-def _scan_in_python(f: Callable[..., Any], carry: Any, xs_leaves: list[Any], xs_tree: Any, length: int, reverse: bool) -> tuple[Any, Any]:
+def _scan_in_python(
+    f: Callable[..., Any], carry: Any, xs_leaves: list[Any], xs_tree: Any, length: int, reverse: bool
+) -> tuple[Any, Any]:
     if length == 0:
         raise ValueError("lax.scan over zero steps needs jit: with disable_jit the types of ys are unknown")
     ys = []
@@ -412,7 +421,8 @@ def _scan_in_python(f: Callable[..., Any], carry: Any, xs_leaves: list[Any], xs_
     if reverse:
         ys.reverse()
     stacked = [
-        ops.concatenate([ops.reshape(x, (1, *type_of(x).shape)) for x in column], 0) for column in zip(*[leaves for leaves, _ in ys])
+        ops.concatenate([ops.reshape(x, (1, *type_of(x).shape)) for x in column], 0)
+        for column in zip(*[leaves for leaves, _ in ys])
     ]
     return carry, tree_unflatten(ys[0][1], stacked)
 
@@ -515,9 +525,7 @@ def _prefixes(combine: Callable[[list[Any], list[Any]], list[Any]], xs: list[Any
         before = [_along(p, a, 0, n // 2 - 1) for p, a in zip(pairs, axes)]
         later = [_along(x, a, 2, n, 2) for x, a in zip(xs, axes)]
     first = [_along(x, a, 0, 1) for x, a in zip(xs, axes)]
-    evens = (
-        [ops.concatenate([f, rest], a) for f, rest, a in zip(first, combine(before, later), axes)] if n > 2 else first
-    )
+    evens = [ops.concatenate([f, rest], a) for f, rest, a in zip(first, combine(before, later), axes)] if n > 2 else first
     return [_interleave(e, o, a) for e, o, a in zip(evens, pairs, axes)]
 
 
@@ -535,5 +543,3 @@ def _interleave(even: Any, odd: Any, axis: int) -> Any:
     a = spread(even, 0, 1 if n == m else 0)
     b = spread(odd, 1, 1 if n != m else 0)
     return ops.add(a, b) if is_inexact(t.dtype) or t.dtype.kind in "iu" else getattr(ops, "or_", ops.add)(a, b)
-
-
