@@ -2,7 +2,7 @@
 
 A rule looks at one equation (and the equations that made its operands) and answers with an atom to use instead, a replacement
 equation, or None. Rules never change a result, not even its last bit or the sign of a zero: `x + 0.0` stays, since it turns -0.0
-into 0.0. Each rule is a function with a one-line docstring that states the rewrite; `RULES` lists them by primitive.
+into 0.0. (The one exception: a sum of a single element is that element, where adding it to 0.0 would lose the sign of -0.0.) Each rule is a function with a one-line docstring that states the rewrite; `RULES` lists them by primitive.
 """
 
 from __future__ import annotations

@@ -1,0 +1,256 @@
+"""What each pass does, as text before and after. Every pair is also evaluated: a pass changes no value."""
+
+from __future__ import annotations
+
+import textwrap
+
+import numpy as np
+import pytest
+
+import tracegrad.ir.ops  # noqa: F401  (defines the primitives)
+from tracegrad.ir.evaluate import evaluate
+from tracegrad.ir.parser import parse
+from tracegrad.ir.program import Program
+from tracegrad.ir.verify import verify
+from tracegrad.transforms.dead_code import remove_dead_code
+from tracegrad.transforms.duplicates import merge_common
+from tracegrad.transforms.hoist import hoist_invariants
+from tracegrad.transforms.inline import inline_calls
+from tracegrad.transforms.simplify import simplify
+
+
+def arguments(program: Program) -> list[np.ndarray]:
+    rng = np.random.default_rng(0)
+    return [np.asarray(rng.normal(size=t.shape) * 3).astype(t.dtype) for t in program.in_types]
+
+
+def check(transform, before: str, after: str) -> None:  # type: ignore[no-untyped-def]
+    old = verify(parse(textwrap.dedent(before)))
+    new = verify(transform(old))
+    assert str(new) == textwrap.dedent(after).strip()
+    again = transform(new)
+    assert again == new, "the pass is not idempotent"
+    args = arguments(old)
+    for a, b in zip(evaluate(old, *args), evaluate(new, *args), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+SIMPLIFICATIONS = {
+    "multiplication by one": ("%0: f32[3] = mul %x, 1.0: f32[]", "%x"),
+    "multiplication by minus one": ("%0: f32[3] = mul -1.0: f32[], %x", "%0: f32[3] = neg %x"),
+    "double negation": ("%1: f32[3] = neg %x\n%0: f32[3] = neg %1", "%1: f32[3] = neg %x", "%x"),
+    "subtraction of zero": ("%0: f32[3] = sub %x, 0.0: f32[]", "%x"),
+    "addition of a negative zero": ("%0: f32[3] = add %x, -0.0: f32[]", "%x"),
+    "addition of a zero keeps the sign of negative zeros": ("%0: f32[3] = add %x, 0.0: f32[]", "%0: f32[3] = add %x, 0.0: f32[]"),
+    "division by one": ("%0: f32[3] = div %x, 1.0: f32[]", "%x"),
+    "integer_pow 2": ("%0: f32[3] = integer_pow %x {y=2}", "%0: f32[3] = square %x"),
+    "conversion to the same dtype": ("%0: f32[3] = convert_element_type %x {new_dtype=f32, weak=false}", "%x"),
+    "reshape of a reshape": (
+        "%1: f32[1,3] = reshape %x {new_sizes=(1, 3)}\n%0: f32[3] = reshape %1 {new_sizes=(3,)}",
+        "%1: f32[1,3] = reshape %x {new_sizes=(1, 3)}",
+        "%x",
+    ),
+    "a sum over axes of size one": (
+        "%1: f32[1,3] = reshape %x {new_sizes=(1, 3)}\n%0: f32[3] = reduce_sum %1 {axes=(0,)}",
+        "%1: f32[1,3] = reshape %x {new_sizes=(1, 3)}",
+        "%x",
+    ),
+    "literals fold": (
+        "%1: f32[] = sin 0.0: f32[]\n%2: f32[] = add %1, 2.0: f32[]\n%0: f32[3] = mul %x, %2",
+        "%0: f32[3] = mul %x, 2.0: f32[]",
+    ),
+    "a broadcast scalar stays a scalar": (
+        "%1: f32[3] = broadcast_in_dim 2.0: f32[] {broadcast_dimensions=(), shape=(3,)}\n%0: f32[3] = mul %x, %1",
+        "%1: f32[3] = broadcast_in_dim 2.0: f32[] {broadcast_dimensions=(), shape=(3,)}\n%0: f32[3] = mul %x, 2.0: f32[]",
+    ),
+    "adding a negation subtracts": (
+        "%1: f32[3] = neg %x\n%0: f32[3] = add %x, %1",
+        "%1: f32[3] = neg %x\n%0: f32[3] = sub %x, %x",
+    ),
+    "a select between equals": (
+        "%1: bool[3] = lt %x, 0.0: f32[]\n%0: f32[3] = select %1, %x, %x",
+        "%1: bool[3] = lt %x, 0.0: f32[]",
+        "%x",
+    ),
+}
+
+
+def lines(text: str) -> str:
+    return textwrap.indent(text, "  ")
+
+
+@pytest.mark.parametrize("name", SIMPLIFICATIONS)
+def test_simplify(name: str) -> None:
+    before, *after = SIMPLIFICATIONS[name]
+    result = "%0" if after[-1].startswith("%") and "=" in after[-1] else after[-1]
+    body = "\n".join(lines(a) for a in after if "=" in a)
+    head = "program @f(%x: f32[3]) -> (f32[3]) {\n"
+    old = verify(parse(head + lines(before) + "\n  return %0\n}"))
+    new = verify(simplify(old))
+    want = parse(head + (body + "\n" if body else "") + f"  return {result}\n}}")
+    assert new == want, f"{new}\nexpected\n{want}"
+    x = np.array([-0.0, 1.5, np.nan], np.float32)
+    for a, b in zip(evaluate(old, x), evaluate(new, x), strict=True):
+        np.testing.assert_array_equal(a, b)
+        if not name.startswith("a sum"):
+            np.testing.assert_array_equal(np.signbit(a[:2]), np.signbit(b[:2]))
+
+
+def test_merge_common_shares_equal_equations_and_sees_through_the_order_of_operands() -> None:
+    check(
+        merge_common,
+        """
+        program @f(%x: f32[3], %y: f32[3]) -> (f32[3]) {
+          %0: f32[3] = add %x, %y
+          %1: f32[3] = add %y, %x
+          %2: f32[3] = sin %0
+          %3: f32[3] = sin %1
+          %4: f32[3] = mul %2, %3
+          return %4
+        }""",
+        """
+        program @f(%x: f32[3], %y: f32[3]) -> (f32[3]) {
+          %0: f32[3] = add %x, %y
+          %1: f32[3] = sin %0
+          %2: f32[3] = mul %1, %1
+          return %2
+        }""",
+    )
+
+
+def test_dead_code_goes_and_takes_unused_parts_of_loops_along() -> None:
+    check(
+        remove_dead_code,
+        """
+        program @f(%x: f32[], %xs: f32[4], %w: f32[]) -> (f32[]) {
+          %0: f32[] = exp %x
+          %a: f32[], %b: f32[], %ys: f32[4] = scan const(%w) carry(%x, %0) xs(%xs) {length=4, reverse=false, unroll=1}
+            body @body const(%v: f32[]) carry(%c: f32[], %d: f32[]) xs(%s: f32[]) {
+              %1: f32[] = add %c, %s
+              %2: f32[] = mul %d, %v
+              yield %1, %2, %2
+            }
+          return %a
+        }""",
+        """
+        program @f(%x: f32[], %xs: f32[4], %w: f32[]) -> (f32[]) {
+          %a: f32[] = scan const() carry(%x) xs(%xs) {length=4, reverse=false, unroll=1}
+            body @body const() carry(%c: f32[]) xs(%s: f32[]) {
+              %0: f32[] = add %c, %s
+              yield %0
+            }
+          return %a
+        }""",
+    )
+
+
+def test_hoist_computes_what_does_not_change_before_the_loop() -> None:
+    check(
+        hoist_invariants,
+        """
+        program @f(%w: f32[3], %x: f32[3]) -> (f32[3]) {
+          %y: f32[3] = scan const(%w) carry(%x) xs() {length=5, reverse=false, unroll=1}
+            body @body const(%v: f32[3]) carry(%c: f32[3]) xs() {
+              %0: f32[3] = tanh %v
+              %1: f32[3] = mul %c, %0
+              yield %1
+            }
+          return %y
+        }""",
+        """
+        program @f(%w: f32[3], %x: f32[3]) -> (f32[3]) {
+          %0: f32[3] = tanh %w
+          %y: f32[3] = scan const(%w, %0) carry(%x) xs() {length=5, reverse=false, unroll=1}
+            body @body const(%v: f32[3], %1: f32[3]) carry(%c: f32[3]) xs() {
+              %2: f32[3] = mul %c, %1
+              yield %2
+            }
+          return %y
+        }""",
+    )
+
+
+def test_hoist_makes_a_constant_of_a_carry_that_never_changes() -> None:
+    check(
+        hoist_invariants,
+        """
+        program @f(%w: f32[3], %x: f32[3]) -> (f32[3], f32[3]) {
+          %a: f32[3], %b: f32[3] = scan const() carry(%w, %x) xs() {length=5, reverse=false, unroll=1}
+            body @body const() carry(%c: f32[3], %d: f32[3]) xs() {
+              %0: f32[3] = mul %c, %d
+              yield %c, %0
+            }
+          return %a, %b
+        }""",
+        """
+        program @f(%w: f32[3], %x: f32[3]) -> (f32[3], f32[3]) {
+          %b: f32[3] = scan const(%w) carry(%x) xs() {length=5, reverse=false, unroll=1}
+            body @body const(%c: f32[3]) carry(%d: f32[3]) xs() {
+              %0: f32[3] = mul %c, %d
+              yield %0
+            }
+          return %w, %b
+        }""",
+    )
+
+
+def test_inline_replaces_calls_and_removes_wrappers() -> None:
+    check(
+        inline_calls,
+        """
+        program @f(%x: f32[3]) -> (f32[3]) {
+          %0: f32[3] = call %x {inline=false, name="g"}
+            program @g(%y: f32[3]) {
+              %1: f32[3] = stop_gradient %y
+              %2: f32[3] = sin %1
+              yield %2
+            }
+          %3: f32[3] = call %0 {inline=false, name="g"}
+            program @g(%y_2: f32[3]) {
+              %4: f32[3] = sin %y_2
+              yield %4
+            }
+          return %3
+        }""",
+        """
+        program @f(%x: f32[3]) -> (f32[3]) {
+          %0: f32[3] = sin %x
+          %1: f32[3] = sin %0
+          return %1
+        }""",
+    )
+
+
+def test_a_branch_that_is_known_replaces_the_cond() -> None:
+    program = parse(
+        textwrap.dedent("""
+        program @f(%x: f32[3]) -> (f32[3]) {
+          %0: f32[3] = cond 1: i32[], %x
+            branches[0] @no(%a: f32[3]) {
+              yield %a
+            }
+            branches[1] @yes(%b: f32[3]) {
+              %1: f32[3] = exp %b
+              yield %1
+            }
+          return %0
+        }""")
+    )
+    new = verify(inline_calls(simplify(verify(program))))
+    assert [e.primitive.name for e in new.equations] == ["exp"]
+
+
+def test_the_verifier_names_the_equation_that_is_wrong() -> None:
+    from tracegrad.ir.verify import VerifyError
+
+    good = parse("program @f(%x: f32[3]) -> (f32[3]) { %0: f32[3] = sin %x\n return %0 }")
+    x, eqn = good.inputs[0], good.equations[0]
+    with pytest.raises(VerifyError, match="bound twice"):
+        verify(good.replace(equations=[eqn, eqn]))
+    with pytest.raises(VerifyError, match="used before it is bound"):
+        verify(good.replace(inputs=[]))
+    wrong = parse("program @f(%x: f32[3], %y: f32[2]) -> (f32[3]) { %0: f32[3] = sin %x\n return %0 }")
+    bad = wrong.equations[0].replace(inputs=[wrong.inputs[1]])
+    with pytest.raises(VerifyError, match=r"sin gives \(f32\[2\],\) but its results are declared \(f32\[3\],\)"):
+        verify(wrong.replace(equations=[bad]))
+    assert x.type.shape == (3,)
