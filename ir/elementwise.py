@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import builtins
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,7 @@ from tracegrad.ir.checks import (
     scalars,
 )
 from tracegrad.ir.primitive import Primitive
-from tracegrad.ir.types import ArrayType, is_key
+from tracegrad.ir.types import ArrayType, bfloat16, is_key
 
 BOOL_DTYPE = np.dtype(np.bool_)
 REAL_OF = {np.dtype(np.complex64): np.dtype(np.float32), np.dtype(np.complex128): np.dtype(np.float64)}
@@ -45,6 +46,7 @@ _errstate = np.errstate
 _asarray = np.asarray
 
 Made = tuple[Primitive, Callable[..., Any]]
+Adapter = Callable[[Callable[..., Any]], Callable[..., tuple[np.ndarray]]]
 
 
 def _quiet(function: Callable[..., Any]) -> Callable[..., tuple[np.ndarray]]:
@@ -57,7 +59,22 @@ def _quiet(function: Callable[..., Any]) -> Callable[..., tuple[np.ndarray]]:
     return evaluate
 
 
-def unary(name: str, function: Callable[..., Any], allowed: frozenset[Any]) -> Made:
+def _silent(function: Callable[..., Any]) -> Callable[..., tuple[np.ndarray]]:
+    """An evaluation from a function that never warns: entering np.errstate costs as much as a small operation."""
+    loud = _quiet(function)
+
+    def evaluate(*operands: np.ndarray) -> tuple[np.ndarray]:
+        if operands[0].dtype is bfloat16:  # whose own loops warn of NaN even when they compare
+            return loud(*operands)
+        return (_asarray(function(*operands)),)
+
+    return evaluate
+
+
+# The families. Type rules of two types are remembered: types are interned, and the same pairs come again and again.
+
+
+def unary(name: str, function: Callable[..., Any], allowed: frozenset[Any], adapt: Adapter = _quiet) -> Made:
     """A primitive with one operand whose result has the operand's type, and its function."""
 
     def type_rule(x: ArrayType) -> tuple[ArrayType]:
@@ -65,7 +82,7 @@ def unary(name: str, function: Callable[..., Any], allowed: frozenset[Any]) -> M
             require_dtype(name, allowed, (x,))
         return (x,)
 
-    primitive = Primitive(name, type_rule, _quiet(function), "elementwise")
+    primitive = Primitive(name, type_rule, adapt(function), "elementwise")
 
     def operation(x: Any) -> Any:
         return bind1(primitive, x)
@@ -73,9 +90,12 @@ def unary(name: str, function: Callable[..., Any], allowed: frozenset[Any]) -> M
     return primitive, _named(operation, name)
 
 
-def binary(name: str, function: Callable[..., Any], allowed: frozenset[Any], op_name: str | None = None) -> Made:
+def binary(
+    name: str, function: Callable[..., Any], allowed: frozenset[Any], adapt: Adapter = _quiet, op_name: str | None = None
+) -> Made:
     """A primitive with two operands of one type; the result has that type."""
 
+    @lru_cache(maxsize=4096)
     def type_rule(x: ArrayType, y: ArrayType) -> tuple[ArrayType]:
         if x.dtype not in allowed:
             require_dtype(name, allowed, (x, y))
@@ -84,7 +104,7 @@ def binary(name: str, function: Callable[..., Any], allowed: frozenset[Any], op_
         dtype = same_dtype(name, (x, y))
         return (ArrayType(common_shape(name, (x, y)), dtype, x.weak and y.weak),)
 
-    primitive = Primitive(name, type_rule, _quiet(function), "elementwise")
+    primitive = Primitive(name, type_rule, adapt(function), "elementwise")
 
     def operation(x: Any, y: Any) -> Any:
         x, y = scalars(x, y)
@@ -96,13 +116,14 @@ def binary(name: str, function: Callable[..., Any], allowed: frozenset[Any], op_
 def compare(name: str, function: Callable[..., Any], allowed: frozenset[Any]) -> Made:
     """A primitive with two operands of one dtype and a boolean, never weak, result."""
 
+    @lru_cache(maxsize=4096)
     def type_rule(x: ArrayType, y: ArrayType) -> tuple[ArrayType]:
         if x.dtype not in allowed:
             require_dtype(name, allowed, (x, y))
         same_dtype(name, (x, y))
         return (ArrayType(common_shape(name, (x, y)), BOOL_DTYPE),)
 
-    primitive = Primitive(name, type_rule, _quiet(function), "elementwise")
+    primitive = Primitive(name, type_rule, _silent(function), "elementwise")
 
     def operation(x: Any, y: Any) -> Any:
         x, y = scalars(x, y)
@@ -199,7 +220,7 @@ def _identity(x: np.ndarray) -> tuple[np.ndarray]:
 
 # Arithmetic
 
-neg_p, neg = unary("neg", np.negative, NUMBER)
+neg_p, neg = unary("neg", np.negative, NUMBER, _silent)
 sign_p, sign = unary("sign", _sign, NUMBER)
 square_p, square = unary("square", np.square, NUMBER)
 add_p, add = binary("add", np.add, NUMBER)
@@ -207,13 +228,13 @@ sub_p, sub = binary("sub", np.subtract, NUMBER)
 mul_p, mul = binary("mul", np.multiply, NUMBER)
 div_p, div = binary("div", _truncated_div, NUMBER)
 rem_p, rem = binary("rem", _rem, FLOAT | INTEGER)
-max_p, max = binary("max", np.maximum, ORDERED)
-min_p, min = binary("min", np.minimum, ORDERED)
+max_p, max = binary("max", np.maximum, ORDERED, _silent)
+min_p, min = binary("min", np.minimum, ORDERED, _silent)
 
 # Elementary functions
 
-floor_p, floor = unary("floor", np.floor, FLOAT)
-ceil_p, ceil = unary("ceil", np.ceil, FLOAT)
+floor_p, floor = unary("floor", np.floor, FLOAT, _silent)
+ceil_p, ceil = unary("ceil", np.ceil, FLOAT, _silent)
 exp_p, exp = unary("exp", np.exp, INEXACT)
 exp2_p, exp2 = unary("exp2", np.exp2, FLOAT)
 expm1_p, expm1 = unary("expm1", np.expm1, INEXACT)
@@ -240,15 +261,15 @@ nextafter_p, nextafter = binary("nextafter", np.nextafter, FLOAT)
 
 # Bits
 
-not_p, bitwise_not = unary("not", np.invert, BITS)
-population_count_p, population_count = unary("population_count", _population_count, INTEGER)
-clz_p, clz = unary("clz", _clz, INTEGER)
-and_p, bitwise_and = binary("and", np.bitwise_and, BITS, "bitwise_and")
-or_p, bitwise_or = binary("or", np.bitwise_or, BITS, "bitwise_or")
-xor_p, bitwise_xor = binary("xor", np.bitwise_xor, BITS, "bitwise_xor")
-shift_left_p, shift_left = binary("shift_left", np.left_shift, INTEGER)
-shift_right_logical_p, shift_right_logical = binary("shift_right_logical", _shift_right_logical, INTEGER)
-shift_right_arithmetic_p, shift_right_arithmetic = binary("shift_right_arithmetic", _shift_right_arithmetic, INTEGER)
+not_p, bitwise_not = unary("not", np.invert, BITS, _silent)
+population_count_p, population_count = unary("population_count", _population_count, INTEGER, _silent)
+clz_p, clz = unary("clz", _clz, INTEGER, _silent)
+and_p, bitwise_and = binary("and", np.bitwise_and, BITS, _silent, "bitwise_and")
+or_p, bitwise_or = binary("or", np.bitwise_or, BITS, _silent, "bitwise_or")
+xor_p, bitwise_xor = binary("xor", np.bitwise_xor, BITS, _silent, "bitwise_xor")
+shift_left_p, shift_left = binary("shift_left", np.left_shift, INTEGER, _silent)
+shift_right_logical_p, shift_right_logical = binary("shift_right_logical", _shift_right_logical, INTEGER, _silent)
+shift_right_arithmetic_p, shift_right_arithmetic = binary("shift_right_arithmetic", _shift_right_arithmetic, INTEGER, _silent)
 
 # Comparisons
 
@@ -391,7 +412,7 @@ def _part_type(name: str) -> Callable[..., tuple[ArrayType]]:
 
 real_p = Primitive("real", _part_type("real"), lambda x: (x.real,), "elementwise")
 imag_p = Primitive("imag", _part_type("imag"), lambda x: (x.imag,), "elementwise")
-conj_p, conj = unary("conj", np.conjugate, COMPLEX)
+conj_p, conj = unary("conj", np.conjugate, COMPLEX, _silent)
 
 
 def real(x: Any) -> Any:

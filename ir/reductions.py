@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -81,6 +82,7 @@ def _bits(ufunc: np.ufunc) -> Callable[..., tuple[np.ndarray]]:
 def reduction(name: str, evaluate: Callable[..., tuple[np.ndarray]], allowed: frozenset[Any]) -> Made:
     """A primitive that reduces one operand along `axes`, keeping its dtype, and its function."""
 
+    @lru_cache(maxsize=4096)
     def type_rule(x: ArrayType, *, axes: tuple[int, ...]) -> tuple[ArrayType]:
         require_dtype(name, allowed, (x,))
         check_axes(name, axes, x)
