@@ -95,7 +95,9 @@ def augment(key, x):
     images = x.reshape(-1, 8, 8)
     for axis, k in ((1, k1), (2, k2)):
         t = random.uniform(k, (images.shape[0], 1, 1), minval=-0.5, maxval=0.5)
-        images = np.where(t > 0, (1 - t) * images + t * np.roll(images, 1, axis), (1 + t) * images - t * np.roll(images, -1, axis))
+        images = np.where(
+            t > 0, (1 - t) * images + t * np.roll(images, 1, axis), (1 + t) * images - t * np.roll(images, -1, axis)
+        )
     images = images * random.uniform(k3, (images.shape[0], 1, 1), minval=0.9, maxval=1.1)
     return images.reshape(-1, 64)
 
