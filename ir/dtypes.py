@@ -234,7 +234,7 @@ def finfo(dtype: Any) -> Any:
     """Machine limits of a floating-point dtype, bfloat16 included."""
     import ml_dtypes
 
-    return ml_dtypes.finfo(to_dtype(dtype))
+    return ml_dtypes.finfo(to_dtype(dtype))  # type: ignore[no-untyped-call]
 
 
 def iinfo(dtype: Any) -> Any:

@@ -83,6 +83,7 @@ class ArrayType:
     shape: tuple[int, ...]
     dtype: Any
     weak: bool
+    _hash: int
     _interned: dict[tuple[Any, ...], ArrayType] = {}
 
     def __new__(cls, shape: Any, dtype: Any, weak: bool = False) -> ArrayType:

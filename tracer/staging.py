@@ -10,7 +10,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Sequence
 from typing import Any
-from weakref import WeakSet
+from weakref import ref
 
 import numpy as np
 
@@ -58,7 +58,7 @@ class Staging:
         self.inputs: list[Var] = []
         self.captured: dict[int, tuple[Var, Any]] = {}  # by id; the value is kept alive beside its variable
         self.closed = False
-        self.alive: WeakSet[StagedTracer] | None = WeakSet() if config.check_tracer_leaks else None
+        self.alive: list[ref[StagedTracer]] | None = [] if config.check_tracer_leaks else None
 
     def new_input(self, type: ArrayType, name: str = "") -> StagedTracer:
         var = Var(type, name)
@@ -68,7 +68,7 @@ class Staging:
     def _tracer(self, var: Var) -> StagedTracer:
         tracer = StagedTracer(self, var)
         if self.alive is not None:
-            self.alive.add(tracer)
+            self.alive.append(ref(tracer))
         return tracer
 
     def process(self, primitive: Primitive, args: tuple[Any, ...], params: dict[str, Any]) -> tuple[Any, ...]:
@@ -148,7 +148,7 @@ def trace(
 
 def _report_leaks(staging: Staging) -> None:
     gc.collect()
-    leaked = list(staging.alive or ())
+    leaked = [t for t in (r() for r in staging.alive or ()) if t is not None]
     if leaked:
         lines = "\n".join(f"  {t.aval}, {t.origin()}" for t in leaked[:5])
         raise RuntimeError(
