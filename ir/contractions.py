@@ -55,9 +55,7 @@ def _dot_general_type(
     dtype = _check_operands("dot_general", lhs, rhs, preferred_element_type)
     for what, left, right in (("contracting", lc, rc), ("batch", lb, rb)):
         if len(left) != len(right):
-            raise TypeError(
-                f"dot_general: {what} dimensions {tuple(left)} of {lhs} and {tuple(right)} of {rhs} differ in number"
-            )
+            raise TypeError(f"dot_general: {what} dimensions {tuple(left)} of {lhs} and {tuple(right)} of {rhs} differ in number")
         for operand, dims in ((lhs, left), (rhs, right)):
             for d in dims:
                 if not 0 <= d < operand.ndim:

@@ -61,9 +61,7 @@ def sort(*operands: Any, dimension: int = -1, is_stable: bool = True, num_keys: 
     """The operands, all rearranged along `dimension` so that the first `num_keys` are in lexicographic order."""
     rank = len(type_of(operands[0]).shape) if operands else 0
     axis = int(dimension)
-    return bind(
-        sort_p, *operands, dimension=axis + rank if axis < 0 else axis, is_stable=bool(is_stable), num_keys=int(num_keys)
-    )
+    return bind(sort_p, *operands, dimension=axis + rank if axis < 0 else axis, is_stable=bool(is_stable), num_keys=int(num_keys))
 
 
 def _top_k_type(x: ArrayType, *, k: int) -> tuple[ArrayType, ...]:

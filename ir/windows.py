@@ -150,8 +150,7 @@ def reduce_window(
 
 def _window_shape(operand: ArrayType | np.ndarray, dimensions: Any, strides: Any, padding: Any) -> tuple[int, ...]:
     return tuple(
-        window_count(n + lo + hi, w, s)
-        for n, w, s, (lo, hi) in zip(operand.shape, dimensions, strides, padding, strict=True)
+        window_count(n + lo + hi, w, s) for n, w, s, (lo, hi) in zip(operand.shape, dimensions, strides, padding, strict=True)
     )
 
 
