@@ -7,8 +7,6 @@ the interpreter they replaced. A tracer that belongs to another interpreter is, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Protocol
 
@@ -55,14 +53,21 @@ def is_eager() -> bool:
     return _current.get() is None
 
 
-@contextmanager
-def using(interpreter: Interpreter) -> Iterator[Interpreter]:
-    """Run the block's operations on `interpreter` (the eager one clears the stack)."""
-    token = _current.set(None if interpreter is _eager else interpreter)
-    try:
-        yield interpreter
-    finally:
-        _current.reset(token)
+class using:
+    """Context manager: run the block's operations on `interpreter` (the eager one clears the stack)."""
+
+    # A class, not a generator: entered once for every equation that a transform processes.
+    __slots__ = ("interpreter", "token")
+
+    def __init__(self, interpreter: Interpreter):
+        self.interpreter = interpreter
+
+    def __enter__(self) -> Interpreter:
+        self.token = _current.set(None if self.interpreter is _eager else self.interpreter)
+        return self.interpreter
+
+    def __exit__(self, *_: object) -> None:
+        _current.reset(self.token)
 
 
 def bind(primitive: Primitive, *args: Any, **params: Any) -> tuple[Any, ...]:
