@@ -1,0 +1,157 @@
+"""Programs made out of programs: running a transform's interpreter over a program while recording, and remembering the result."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeVar
+from weakref import WeakKeyDictionary
+
+import numpy as np
+
+from tracegrad.ir import source
+from tracegrad.ir.bind import using
+from tracegrad.ir.evaluate import substitute
+from tracegrad.ir.program import Atom, Constant, Equation, Literal, Program, Var
+from tracegrad.ir.types import ArrayType, is_key
+from tracegrad.tracer.staging import Staging
+from tracegrad.tracer.tracer import Tracer
+from tracegrad.transforms.zero import Zero, instantiate
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def cached(fun: F) -> F:
+    """Remember what `fun(program, *key)` returned as long as a program of that structure lives; repeated layers are transformed once."""
+    memory: WeakKeyDictionary[Program, dict[Any, Any]] = WeakKeyDictionary()
+
+    @functools.wraps(fun)
+    def remembering(program: Program, *key: Any) -> Any:
+        results = memory.get(program)
+        if results is None:
+            results = memory[program] = {}
+        try:
+            return results[key]
+        except KeyError:
+            result = results[key] = fun(program, *key)
+            return result
+
+    return remembering  # type: ignore[return-value]
+
+
+def stage(fun: Callable[..., Sequence[Any]], in_types: Sequence[ArrayType], name: str) -> Program:
+    """The program of `fun`, which is closed: concrete arrays that it makes become constants."""
+    staging = Staging(name)
+    tracers = [staging.new_input(t) for t in in_types]
+    with using(staging), source.looking_at_stack():
+        atoms = [staging.atom(x) for x in fun(*tracers)]
+    return close(staging, atoms)
+
+
+def close(staging: Staging, outputs: Sequence[Atom]) -> Program:
+    """End a recording that captured nothing but concrete arrays; dead equations go."""
+    program, captured = pruned(staging, outputs)
+    if not captured:
+        return program
+    n = len(captured)
+    constants = [Constant(v, concrete_constant(v, x)) for v, x in zip(program.inputs, captured)]
+    return program.replace(inputs=program.inputs[n:], constants=constants)
+
+
+def concrete_constant(var: Var, x: Any) -> np.ndarray:
+    if isinstance(x, Tracer) or is_key(var.type.dtype):
+        raise RuntimeError(f"a closed program captured {x!r}; a derivative or batching rule keeps a traced value outside its arguments")
+    return np.asarray(x).astype(var.type.dtype, copy=False)
+
+
+def pruned(staging: Staging, outputs: Sequence[Atom]) -> tuple[Program, list[Any]]:
+    """End a recording without the equations that nothing reads, and without the captured values that only those read."""
+    live = {a for a in outputs if type(a) is Var}
+    kept: list[Equation] = []
+    for eqn in reversed(staging.equations):
+        if any(v in live for v in eqn.outputs) or eqn.has_effects:
+            kept.append(eqn)
+            live.update([a for a in eqn.inputs if type(a) is Var])
+    kept.reverse()
+    staging.closed = True
+    captured = [(v, x) for v, x in staging.captured.values() if v in live]
+    program = Program([v for v, _ in captured] + staging.inputs, (), kept, outputs, staging.name)
+    return program, [x for _, x in captured]
+
+
+class Split(NamedTuple):
+    """A program in two parts: what is known first, and what depends on the rest.
+
+    known: takes the known inputs, gives the known outputs and then the stored residuals.
+    unknown: takes the residuals and then the unknown inputs.
+    residuals: where each comes from: ("in", i), the i-th known input; ("out", k), the k-th output of `known`.
+    unknown_out: which outputs of the original are computed by `unknown`.
+    """
+
+    known: Program
+    unknown: Program
+    residuals: tuple[tuple[str, int], ...]
+    unknown_out: tuple[bool, ...]
+
+    @property
+    def num_residuals(self) -> int:
+        return len(self.residuals)
+
+    def pick(self, known_inputs: Sequence[Any], known_outputs: Sequence[Any]) -> list[Any]:
+        """The residuals, given the values that went into and came out of `known`."""
+        return [known_inputs[i] if where == "in" else known_outputs[i] for where, i in self.residuals]
+
+
+def finish_split(
+    known: Staging, unknown: Staging, known_outs: Sequence[Any], unknown_outs: Sequence[Any], unknown_out: Sequence[bool]
+) -> Split:
+    """End the two recordings of a split. Residuals that are inputs or outputs of the known part are not given out again."""
+    with using(unknown):
+        unknown_outs = [instantiate(x) for x in unknown_outs]
+    rest, captured = pruned(unknown, [unknown.atom(x) for x in unknown_outs])
+    position = {v: ("in", i) for i, v in enumerate(known.inputs)}
+    outputs: list[Atom] = []
+    for x in known_outs:
+        atom = known.atom(x)
+        if type(atom) is Var:
+            position.setdefault(atom, ("out", len(outputs)))
+        outputs.append(atom)
+    inputs: list[Var] = []
+    sources: list[tuple[str, int]] = []
+    constants: list[Constant] = []
+    shared: dict[Var, Var] = {}
+    first: dict[Var, Var] = {}
+    for var, x in zip(rest.inputs, captured):
+        if not isinstance(x, Tracer):
+            constants.append(Constant(var, concrete_constant(var, x)))
+            continue
+        atom = known.atom(x)
+        if atom in first:
+            shared[var] = first[atom]
+            continue
+        first[atom] = var
+        if atom not in position:
+            position[atom] = ("out", len(outputs))
+            outputs.append(atom)
+        inputs.append(var)
+        sources.append(position[atom])
+    rest = rest.replace(inputs=[*inputs, *rest.inputs[len(captured) :]], constants=constants)
+    if shared:
+        rest = renamed(rest, shared)
+    return Split(close(known, outputs), rest, tuple(sources), tuple(unknown_out))
+
+
+def renamed(program: Program, names: dict[Var, Atom]) -> Program:
+    """The program reading other atoms in place of some variables."""
+    equations = [e.replace(inputs=substitute(e, names)) for e in program.equations]
+    outputs = [names.get(a, a) if type(a) is Var else a for a in program.outputs]
+    return program.replace(equations=equations, outputs=outputs)
+
+
+def zeros_of(type: ArrayType) -> Any:
+    """Zeros of a type, as an operation of the current interpreter."""
+    return instantiate(Zero(type))
+
+
+def is_literal(atom: Atom) -> bool:
+    return isinstance(atom, Literal)

@@ -1,0 +1,83 @@
+"""Transposition: turning a program that is linear in some inputs around, from cotangents of outputs to cotangents of those inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from tracegrad.ir import ops, source
+from tracegrad.ir.bind import current
+from tracegrad.ir.program import Equation, Literal, Program, Var
+from tracegrad.ir.types import tangent_type
+from tracegrad.transforms.staged import cached, stage
+from tracegrad.transforms.zero import Linear, Zero, instantiate
+
+
+def backward(program: Program, inputs: Sequence[Any], cts: Sequence[Any]) -> list[Any]:
+    """The cotangents of the linear inputs, given those of the outputs (arrays or `Zero`).
+
+    inputs: a value for each input that the program is not linear in, a `Linear` for the others. What does not depend on linear inputs is
+    computed first; then cotangents flow against the equations, and meet by addition. Returns one entry per `Linear`.
+    """
+    linear: set[Var] = {v for v, x in zip(program.inputs, inputs, strict=True) if type(x) is Linear}
+    env: dict[Var, Any] = {c.var: c.value for c in program.constants}
+    env.update([(v, x) for v, x in zip(program.inputs, inputs) if type(x) is not Linear])
+    wanted = [v for v in program.inputs if v in linear]
+    sweep: list[Equation] = []
+    ct_of: dict[Var, Any] = {}
+    process = current().process
+
+    def read(atom: Any) -> Any:
+        return atom.value if isinstance(atom, Literal) else env[atom]
+
+    def receive(atom: Any, ct: Any) -> None:
+        if ct is None or type(ct) is Zero or atom not in linear:
+            return
+        known = ct_of.get(atom)
+        ct_of[atom] = ct if known is None else ops.add(known, ct)
+
+    with source.keeping():
+        for eqn in program.equations:
+            if any([a in linear for a in eqn.inputs]):
+                linear.update(eqn.outputs)
+                sweep.append(eqn)
+            else:
+                source.set(eqn.source)
+                env.update(zip(eqn.outputs, process(eqn.primitive, tuple([read(a) for a in eqn.inputs]), eqn.params)))
+        for atom, ct in zip(program.outputs, cts, strict=True):
+            receive(atom, ct)
+        for eqn in reversed(sweep):
+            out_cts = [ct_of.pop(v, None) for v in eqn.outputs]
+            if all([ct is None for ct in out_cts]):
+                continue
+            source.set(eqn.source)
+            out_cts = [Zero(tangent_type(v.type)) if ct is None else ct for v, ct in zip(eqn.outputs, out_cts)]
+            operands = [Linear(a.type) if a in linear else read(a) for a in eqn.inputs]
+            for atom, ct in zip(eqn.inputs, eqn.primitive.rule("transpose")(out_cts, operands, **eqn.params)):
+                receive(atom, ct)
+    return [ct_of[v] if v in ct_of else Zero(tangent_type(v.type)) for v in wanted]
+
+
+@cached
+def transpose_program(
+    program: Program, linear: tuple[bool, ...], nonzero: tuple[bool, ...], instantiated: bool = False
+) -> tuple[Program, tuple[bool, ...]]:
+    """Transposition as a program: (inputs that are not linear..., nonzero cotangents...) -> nonzero cotangents of the linear inputs.
+
+    nonzero: which outputs have cotangents. instantiated: give all cotangents out. Returns the program and which linear inputs have cotangents.
+    """
+    fixed = [v.type for v, lin in zip(program.inputs, linear, strict=True) if not lin]
+    nonzero_out: tuple[bool, ...] = ()
+
+    def fun(*values: Any) -> list[Any]:
+        nonlocal nonzero_out
+        known, given = iter(values[: len(fixed)]), iter(values[len(fixed) :])
+        inputs = [Linear(v.type) if lin else next(known) for v, lin in zip(program.inputs, linear)]
+        cts = [next(given) if nz else Zero(tangent_type(a.type)) for a, nz in zip(program.outputs, nonzero, strict=True)]
+        results = backward(program, inputs, cts)
+        nonzero_out = tuple([instantiated or type(ct) is not Zero for ct in results])
+        return [instantiate(ct) for ct, nz in zip(results, nonzero_out) if nz]
+
+    ct_types = [tangent_type(a.type) for a, nz in zip(program.outputs, nonzero) if nz]
+    result = stage(fun, [*fixed, *ct_types], program.name)
+    return result, nonzero_out
