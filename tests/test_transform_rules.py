@@ -17,11 +17,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tracegrad.ir.bind import type_of, using
+from tracegrad.ir import ops
+from tracegrad.ir.bind import bind, type_of, using
 from tracegrad.ir.config import config
 from tracegrad.ir.primitive import REGISTRY, Declined
-from tracegrad.ir.types import ArrayType, is_inexact, tangent_type
+from tracegrad.ir.types import ArrayType, is_inexact, key_dtype, tangent_type
+from tracegrad.tracer.staging import trace
 from tracegrad.transforms import leaf_rules  # noqa: F401  (attaches the rules)
+from tracegrad.transforms.batch import batch_flat
+from tracegrad.transforms.jvp import jvp_flat
+from tracegrad.transforms.linearize import linearize_flat
+from tracegrad.transforms.transpose import backward
 from tracegrad.transforms.zero import Axis, Linear, Zero, is_zero
 
 
@@ -393,6 +399,28 @@ CASES += [
 ]  # fmt: skip
 
 
+def _body(fun: Callable[..., Any], n: int) -> Any:
+    program, captured = trace(fun, [ArrayType((), float)] * (2 * n))
+    assert not captured
+    return program
+
+
+CASES += [
+    *[
+        Case("reduce", [REAL, EXACTLY(1.5)], [s, ()], {"body": _body(lambda a, x: [ops.mul(ops.cos(a), x)], 1), "axes": axes}, fixed=(0, 1))
+        for s, axes in [((1, 3), (0,)), ((0, 3), (0,)), ((1, 2, 1), (0, 2))]
+    ],
+    *[
+        Case("reduce", [POSITIVE, EXACTLY(1.0)], [s, ()], {"body": _body(lambda a, x: [ops.mul(a, x)], 1), "axes": axes}, label=str(axes))
+        for s, axes in [((5, 3), (0,)), ((3, 4), (0, 1)), ((0, 3), (0,)), ((2, 3, 2), (0, 2))]
+    ],
+    # A product and a sum of dual numbers: two results that depend on each other.
+    Case("reduce", [POSITIVE, REAL, EXACTLY(1.0), EXACTLY(0.0)], [(5, 2), (5, 2), (), ()],
+         {"body": _body(lambda a, b, x, y: [ops.mul(a, x), ops.add(ops.mul(a, y), ops.mul(b, x))], 2), "axes": (0,)}),
+    Case("bitcast_convert_type", [REAL], [(3,)], {"new_dtype": np.dtype(np.int64)}),
+]  # fmt: skip
+
+
 # Only what does not depend on phases or signs is a smooth function of the matrix.
 
 
@@ -609,6 +637,94 @@ def test_batching_agrees_with_a_loop(case: Case) -> None:
             check_batch(case, dims, 3)
 
 
+# Through the transformations: each rule's linear part can be transposed, differentiated again, and batched.
+
+
+def bind_case(case: Case) -> Callable[..., Sequence[Any]]:
+    return lambda *operands: bind(case.prim, *operands, **case.params)
+
+
+def reverse(fun: Callable[..., Sequence[Any]], operands: Sequence[Any], moving: Sequence[int], cts: Callable[[Any], Any]) -> Any:
+    """Results, cotangents of them as `cts` draws them, and cotangents of the operands that move."""
+    linearized = linearize_flat(fun, operands, [i in moving for i in range(len(operands))])
+    out_cts = [cts(x) for x in linearized.outs]
+    given = [ct for ct, nz in zip(out_cts, linearized.nonzero_out) if nz]
+    inputs = list(linearized.residuals)
+    inputs += [Linear(v.type) for v in linearized.program.inputs[len(inputs) :]]
+    return linearized.outs, out_cts, backward(linearized.program, inputs, given)
+
+
+@case_parameters(DIFFERENTIABLE)
+def test_reverse_mode_agrees_with_forward_mode(case: Case) -> None:
+    rng = case.rng()
+    operands = case.operands(rng)
+    moving = inexact_operands(case)
+    if not moving:
+        return
+    tangents = tangents_of(case, rng, operands, moving)
+    _, dots = jvp_flat(bind_case(case), operands, tangents)
+
+    def draw_cotangent(x: Any) -> Any:
+        return draw_tangent(rng, np.asarray(x)) if is_inexact(np.asarray(x).dtype) else None
+
+    _, cts, found = reverse(bind_case(case), operands, moving, draw_cotangent)
+    forward = sum(pairing(ct, dense(t)) for ct, t in zip(cts, dots) if ct is not None)
+    backwards = sum(pairing(dense(ct), tangents[i]) for i, ct in zip(moving, found, strict=True))
+    np.testing.assert_allclose(forward, backwards, rtol=1e-7, atol=1e-9)
+    for i, ct in zip(moving, found):
+        have = ct.type if is_zero(ct) else type_of(ct)
+        assert have == type_of(operands[i]), f"the cotangent of operand {i} has type {have}"
+
+
+# Their second derivatives in the first parameter are declined.
+FIRST_ORDER_ONLY = {"igamma", "igammac"}
+
+
+@case_parameters([c for c in DIFFERENTIABLE if c.name not in FIRST_ORDER_ONLY and c.invariant is None])
+def test_second_derivatives_agree_with_differences_of_first_ones(case: Case) -> None:
+    rng = case.rng()
+    operands = case.operands(rng)
+    moving = inexact_operands(case)
+    first = tangents_of(case, rng, operands, moving)
+    second = tangents_of(case, rng, operands, moving)
+
+    def derivative(*xs: Any) -> list[Any]:
+        return [dense(t) if is_zero(t) else t for t in jvp_flat(bind_case(case), xs, first)[1]]
+
+    _, found = jvp_flat(derivative, operands, second)
+    step = 1e-5
+    ends = [
+        derivative(*[x if is_zero(t) else np.asarray(x + sign * step * t) for x, t in zip(operands, second)]) for sign in (1, -1)
+    ]
+    for t, a, b in zip(found, *ends, strict=True):
+        if is_inexact(dense(t).dtype):
+            np.testing.assert_allclose(dense(t), (np.asarray(a) - np.asarray(b)) / (2 * step), rtol=1e-4, atol=1e-5)
+
+
+@case_parameters([c for c in DIFFERENTIABLE if c.name not in ("eig", "svd", "eigh")])
+def test_batched_gradients_agree_with_a_loop(case: Case) -> None:
+    moving = inexact_operands(case)
+    if not moving:
+        return
+    rng = case.rng()
+    examples = [case.operands(rng) for _ in range(2)]
+    dims = [0 if i in moving else None for i in range(len(case.shapes))]
+    shared = examples[0]
+    cts = [draw_tangent(rng, np.asarray(x)) for x in bind_case(case)(*shared)]
+
+    def gradient(*operands: Any) -> list[Any]:
+        drawn = iter(cts)
+        found = reverse(bind_case(case), operands, moving, lambda x: next(drawn))[2]
+        return [dense(ct) if is_zero(ct) else ct for ct in found]
+
+    args = [np.stack([e[i] for e in examples]) if d == 0 else shared[i] for i, d in enumerate(dims)]
+    outs, out_dims = batch_flat(gradient, Axis(2), args, dims)
+    expected = [gradient(*[e[i] if i in moving else shared[i] for i in range(len(shared))]) for e in examples]
+    for k, (out, d) in enumerate(zip(outs, out_dims, strict=True)):
+        stacked = np.stack([np.asarray(g[k]) for g in expected], 0 if d is None else d)
+        np.testing.assert_allclose(stacked if d is not None else stacked[0], np.asarray(out), rtol=1e-7, atol=1e-9)
+
+
 # Conventions: the values that JAX 0.10.2 gives at kinks, ties and out of bounds.
 
 
@@ -811,12 +927,78 @@ def test_every_leaf_primitive_has_or_declines_each_rule() -> None:
 
 
 def test_every_leaf_primitive_has_a_case() -> None:
-    covered = {c.name for c in CASES} | {"reduce", "iota", "key_unwrap", "bitcast_convert_type"}
+    covered = {c.name for c in CASES} | {"iota", "key_unwrap"}  # key_unwrap: test_keys_are_batched_as_words
     missing = [p.name for p in REGISTRY.values() if p.family not in ("control_flow", "calls") and p.name not in covered]
     assert not missing
 
 
+def test_keys_are_batched_as_words() -> None:
+    words, _ = trace(lambda keys: batch_flat(lambda k: [ops.key_unwrap(k)], Axis(3), [keys], [1])[0], [ArrayType((2, 3), key_dtype())])
+    assert words.out_types == (ArrayType((2, 3, 2), np.uint32),)
+
+
+def test_a_padding_value_or_predicate_for_each_key_is_batched() -> None:
+    keys, pred = ArrayType((2,), key_dtype()), ArrayType((2,), bool)
+
+    def choose(pred: Any, keys: Any, other: Any) -> Any:
+        return batch_flat(lambda p, k: [ops.select(p, k, other)], Axis(2), [pred, keys], [0, 0])[0]
+
+    program, _ = trace(choose, [pred, keys, ArrayType((), key_dtype())])
+    assert program.out_types == (keys,)
+
+
 # Leanness
+
+
+def linear_part(fun: Callable[..., Any], *operands: Any) -> list[str]:
+    """The names of the equations of the linear program of a function of arrays that gives one array."""
+    program = linearize_flat(lambda *xs: [fun(*xs)], [np.asarray(x) for x in operands], [True] * len(operands)).program
+    return [eqn.primitive.name for eqn in program.equations]
+
+
+X, Y, W = np.linspace(0.1, 0.9, 6).reshape(2, 3), np.linspace(1, 2, 6).reshape(2, 3), np.ones((3, 4))
+
+
+@pytest.mark.parametrize(
+    ("fun", "operands", "expected"),
+    [
+        (ops.sin, [X], ["mul"]),
+        (ops.exp, [X], ["mul"]),
+        (ops.tanh, [X], ["mul"]),
+        (ops.log, [X], ["div"]),
+        (ops.neg, [X], ["neg"]),
+        (ops.floor, [X], []),
+        (lambda x: ops.add(x, 1.0), [X], []),
+        (lambda x: ops.sub(1.0, x), [X], ["neg"]),
+        (lambda x: ops.mul(x, 2.0), [X], ["mul"]),
+        (lambda x: ops.div(x, 2.0), [X], ["div"]),
+        (ops.add, [X, Y], ["add"]),
+        (ops.sub, [X, Y], ["sub"]),
+        (ops.mul, [X, Y], ["mul", "mul", "add"]),
+        (ops.div, [X, Y], ["div", "mul", "add"]),
+        (lambda x: ops.max(x, 0.0), [X], ["mul"]),
+        (lambda x: ops.select(ops.gt(x, 0.5), x, 0.0), [X], ["select"]),
+        (lambda x: ops.square(x), [X], ["mul"]),
+        (lambda x: ops.integer_pow(x, 3), [X], ["mul"]),
+        (lambda x: ops.reduce_sum(x, (0, 1)), [X], ["reduce_sum"]),
+        (lambda x: ops.reduce_max(x, (1,)), [X], ["mul", "reduce_sum"]),
+        (lambda x: ops.reduce_prod(x, (1,)), [X], ["mul", "reduce_sum"]),
+        (lambda x: ops.dot_general(x, W, (((1,), (0,)), ((), ()))), [X], ["dot_general"]),
+        (lambda x: ops.tanh(ops.dot_general(x, W, (((1,), (0,)), ((), ())))), [X], ["dot_general", "mul"]),
+        (lambda x: ops.concatenate([x, Y], 0), [X], ["pad"]),
+        (lambda x: ops.convert_element_type(x, np.float64), [X], []),
+        (lambda x: ops.dynamic_slice(x, [1, 0], (1, 2)), [X], ["dynamic_slice"]),
+        (lambda x: ops.sort(x, dimension=1)[0], [X], ["gather"]),
+        (lambda x: ops.top_k(x, 2)[0], [X], ["gather"]),
+        (lambda x: ops.cummax(x, 1), [X], ["gather"]),
+        (lambda x: ops.cholesky(x), [np.eye(3)], ["triangular_solve", "triangular_solve", "mul", "dot_general"]),
+        (lambda x: ops.eigh(x)[1], [np.diag([1.0, 2.0])], ["dot_general", "mul", "reduce_sum"]),
+        (lambda x: ops.svd(x, compute_uv=False)[0], [X], ["dot_general", "mul", "reduce_sum"]),
+    ],
+    ids=lambda v: "-".join(v) if isinstance(v, list) and v and isinstance(v[0], str) else "",
+)  # fmt: skip
+def test_linear_programs_are_lean(fun: Callable[..., Any], operands: list[Any], expected: list[str]) -> None:
+    assert linear_part(fun, *operands) == expected
 
 
 def test_scalars_stay_scalars(_wide_types_and_numpy: Numpy) -> None:

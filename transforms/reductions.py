@@ -19,6 +19,7 @@ from tracegrad.ir.bind import bind1, type_of
 from tracegrad.ir.evaluate import run
 from tracegrad.ir.program import Program
 from tracegrad.transforms.indexing import take_along_axis
+from tracegrad.transforms.jvp import jvp_flat
 from tracegrad.transforms.rules import (
     NOT_LINEAR,
     Along,
@@ -199,10 +200,8 @@ def _reduce_by_halving(body: Program, operands: Sequence[Any], inits: Sequence[A
 def _reduce_jvp(
     primals: Sequence[Any], tangents: Sequence[Any], *, body: Program, axes: tuple[int, ...]
 ) -> tuple[Sequence[Any], Sequence[Any]]:
-    from tracegrad.transforms.jvp import jvp_values
-
     n = len(primals) // 2
-    return jvp_values(lambda *xs: _reduce_by_halving(body, xs[:n], xs[n:], axes), primals, tangents)
+    return jvp_flat(lambda *xs: _reduce_by_halving(body, xs[:n], xs[n:], axes), primals, tangents)
 
 
 r.reduce_p.define(jvp=_reduce_jvp, transpose=NOT_LINEAR)
