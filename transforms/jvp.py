@@ -83,15 +83,20 @@ class JvpInterpreter:
 
 
 def jvp_flat(
-    fun: Callable[..., Sequence[Any]], primals: Sequence[Any], tangents: Sequence[Any]
+    fun: Callable[..., Sequence[Any]], primals: Sequence[Any], tangents: Sequence[Any], main: Callable[[], int] | None = None
 ) -> tuple[list[Any], list[Any]]:
-    """`fun(*primals)` and its derivative along `tangents`, over flat sequences; tangents may be, and may come out, `Zero`."""
+    """`fun(*primals)` and its derivative along `tangents`, over flat sequences; tangents may be, and may come out, `Zero`.
+
+    main: how many of the results, known once `fun` has run, are differentiated; the others are auxiliary and have no tangent.
+    """
     interpreter = JvpInterpreter(current())
     tracers = [x if type(t) is Zero else JvpTracer(interpreter, x, t) for x, t in zip(primals, tangents, strict=True)]
     try:
         with using(interpreter):
-            outs = fun(*tracers)
-        return split_duals(interpreter, JvpTracer, outs)
+            results = fun(*tracers)
+        n = len(results) if main is None else main()
+        outs, out_tangents = split_duals(interpreter, JvpTracer, results[:n])
+        return outs + stripped(interpreter, JvpTracer, results[n:]), out_tangents
     finally:
         interpreter.closed = True
 
@@ -107,6 +112,11 @@ def split_duals(interpreter: Any, kind: type[DualTracer], outs: Sequence[Any]) -
             primals.append(x)
             tangents.append(Zero(tangent_type(type_of(x))))
     return primals, tangents
+
+
+def stripped(interpreter: Any, kind: type[DualTracer], values: Sequence[Any]) -> list[Any]:
+    """Values without the tangents that an interpreter gave them. They need not be arrays."""
+    return [x.primal if type(x) is kind and x.interpreter is interpreter else x for x in values]
 
 
 @cached

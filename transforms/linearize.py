@@ -17,7 +17,7 @@ from tracegrad.ir.primitive import Primitive
 from tracegrad.ir.program import Program
 from tracegrad.ir.types import tangent_type
 from tracegrad.tracer.staging import Staging
-from tracegrad.transforms.jvp import DualTracer, split_duals
+from tracegrad.transforms.jvp import DualTracer, split_duals, stripped
 from tracegrad.transforms.partial import Partial
 from tracegrad.transforms.staged import Split, cached, finish_split, pruned
 from tracegrad.transforms.zero import Zero, instantiate
@@ -76,7 +76,7 @@ class LinearizeInterpreter:
 class Linearized:
     """A function's results at a point and its derivative there.
 
-    outs: the results. nonzero_out: which have tangents that are not zero. program: the linear program, from
+    outs: the results, auxiliary ones last. nonzero_out: which of those that are differentiated have tangents that are not zero. program: the linear program, from
     (residuals..., tangents of the inputs that were differentiated...) to the nonzero tangents; residuals: their values.
     """
 
@@ -92,12 +92,17 @@ class Linearized:
         """The derivative along `tangents` (of the inputs that were differentiated); `Zero` where an output does not depend on them."""
         results = iter(run(self.program, *self.residuals, *tangents))
         return [
-            next(results) if nz else Zero(tangent_type(type_of(x))) for x, nz in zip(self.outs, self.nonzero_out, strict=True)
+            next(results) if nz else Zero(tangent_type(type_of(x))) for x, nz in zip(self.outs, self.nonzero_out)
         ]
 
 
-def linearize_flat(fun: Callable[..., Sequence[Any]], primals: Sequence[Any], nonzero: Sequence[bool]) -> Linearized:
-    """Linearize `fun`, over flat sequences, at `primals`, with respect to those that are `nonzero`."""
+def linearize_flat(
+    fun: Callable[..., Sequence[Any]], primals: Sequence[Any], nonzero: Sequence[bool], main: Callable[[], int] | None = None
+) -> Linearized:
+    """Linearize `fun`, over flat sequences, at `primals`, with respect to those that are `nonzero`.
+
+    main: how many of the results, known once `fun` has run, are differentiated; the others are auxiliary and lose their tangents.
+    """
     staging = Staging(getattr(fun, "__name__", "linear"))
     interpreter = LinearizeInterpreter(current(), staging)
     args = [
@@ -106,7 +111,10 @@ def linearize_flat(fun: Callable[..., Sequence[Any]], primals: Sequence[Any], no
     ]
     try:
         with using(interpreter):
-            outs, tangents = split_duals(interpreter, LinearizeTracer, fun(*args))
+            results = fun(*args)
+        n = len(results) if main is None else main()
+        outs, tangents = split_duals(interpreter, LinearizeTracer, results[:n])
+        outs += stripped(interpreter, LinearizeTracer, results[n:])
         nonzero_out = tuple([type(t) is not Zero for t in tangents])
         program, residuals = pruned(staging, [staging.atom(t) for t in tangents if type(t) is not Zero])
         return Linearized(outs, nonzero_out, program, residuals)
