@@ -121,6 +121,8 @@ def finish_split(
     constants: list[Constant] = []
     shared: dict[Var, Var] = {}
     first: dict[Var, Var] = {}
+    free = _independent(known)
+    needed: dict[Var, Var] = {}
     for var, x in zip(rest.inputs, captured):
         if not isinstance(x, Tracer):
             constants.append(Constant(var, concrete_constant(var, x)))
@@ -130,15 +132,40 @@ def finish_split(
             shared[var] = first[atom]
             continue
         first[atom] = var
+        if atom in free:
+            needed[atom] = var
+            continue
         if atom not in position:
             position[atom] = ("out", len(outputs))
             outputs.append(atom)
         inputs.append(var)
         sources.append(position[atom])
-    rest = rest.replace(inputs=[*inputs, *rest.inputs[len(captured) :]], constants=constants)
+    remade = _remade(free, needed)
+    rest = rest.replace(inputs=[*inputs, *rest.inputs[len(captured) :]], constants=constants, equations=[*remade, *rest.equations])
     if shared:
         rest = renamed(rest, shared)
     return Split(close(known, outputs), rest, tuple(sources), tuple(unknown_out))
+
+
+def _independent(staging: Staging) -> dict[Var, Equation]:
+    """What a recording computes from literals alone (zeros, counts, masks), by variable: cheaper to make again than to store."""
+    free: dict[Var, Equation] = {}
+    for eqn in staging.equations:
+        if eqn.primitive.family in ("elementwise", "structural") and all([type(a) is Literal or a in free for a in eqn.inputs]):
+            free.update([(v, eqn) for v in eqn.outputs])
+    return free
+
+
+def _remade(free: dict[Var, Equation], needed: dict[Var, Var]) -> list[Equation]:
+    """Copies of the independent equations that give the variables `needed`, which get the names given there."""
+    live = set(needed)
+    kept = []
+    for eqn in reversed(dict.fromkeys(free.values())):
+        if not live.isdisjoint(eqn.outputs):
+            kept.append(eqn)
+            live.update([a for a in eqn.inputs if type(a) is Var])
+    names: dict[Var, Atom] = {v: needed.get(v) or Var(v.type, v.name) for v in live}
+    return [e.replace(inputs=substitute(e, names), outputs=[names[v] for v in e.outputs]) for e in reversed(kept)]
 
 
 def renamed(program: Program, names: dict[Var, Atom]) -> Program:
