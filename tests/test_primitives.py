@@ -1,0 +1,403 @@
+"""Every primitive against its samples: equations that hold between its meaning, its rules and its compiled form.
+
+The meaning is `evaluate`. The type rule must promise what it gives; the text of a program must read back; derivatives are compared with
+differences, transposes with derivatives by <ct, J t> = <J^T ct, t>, second derivatives with differences of first ones, batching with a
+loop, compiled programs with the meaning. Each test covers all samples of one primitive and lists everything that is wrong.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+from primitive_samples import C128, F64, HALF, Case, all_cases, draw, sample
+
+import tracegrad
+from tracegrad.ir import control_flow, ops  # noqa: F401
+from tracegrad.ir.bind import bind1
+from tracegrad.ir.config import config
+from tracegrad.ir.evaluate import evaluate, run
+from tracegrad.ir.parser import parse
+from tracegrad.ir.primitive import REGISTRY, Declined, Primitive
+from tracegrad.ir.program import Program
+from tracegrad.ir.types import is_key
+from tracegrad.ir.verify import verify
+from tracegrad.tracer.staging import trace
+from tracegrad.transforms.batch import batch_program
+from tracegrad.transforms.jvp import jvp_program
+from tracegrad.transforms.linearize import linearize_program
+from tracegrad.transforms.transpose import transpose_program
+from tracegrad.transforms.zero import Axis
+
+Check = Callable[[Case], None]
+# Those of other tests and of users, defined in files of their own, are not ours to test.
+NAMES = [name for name, p in REGISTRY.items() if importlib.util.find_spec(f"tracegrad.ir.{p.family}") is not None]
+RTOL = {"float16": 2e-3, "bfloat16": 1.6e-2, "float32": 1e-6, "complex64": 1e-6, "float64": 1e-14, "complex128": 1e-14}
+
+
+@pytest.fixture(autouse=True)
+def _wide_types() -> Iterator[None]:
+    with config.override("enable_x64", True):
+        yield
+
+
+def collect(cases: list[Case], check: Check) -> None:
+    """Run `check` on all cases and report all failures together."""
+    failures = []
+    for case in cases:
+        try:
+            with np.errstate(all="ignore"):
+                check(case)
+        except Exception as e:
+            failures.append(f"{case.name}: {type(e).__name__}: {str(e).strip()[:600]}")
+    if failures:
+        raise AssertionError(f"{len(failures)} of {len(cases)} samples fail:\n" + "\n".join(failures))
+
+
+def staged(case: Case) -> Program:
+    program, captured = trace(case, case.types, case.primitive.name)
+    assert not captured
+    return program
+
+
+def agree(actual: Any, expected: Any, factor: float, what: str) -> None:
+    assert len(actual) == len(expected), f"{what}: {len(actual)} results instead of {len(expected)}"
+    for i, (x, y) in enumerate(zip(actual, expected)):
+        x, y = np.asarray(x), np.asarray(y)
+        assert (x.dtype, x.shape) == (y.dtype, y.shape), f"{what} {i}: {x.dtype}{x.shape} instead of {y.dtype}{y.shape}"
+        rtol = RTOL.get(y.dtype.name)
+        if rtol is None:
+            np.testing.assert_array_equal(x, y, err_msg=f"{what} {i}")
+            continue
+        if y.dtype in HALF:
+            x, y = x.astype(np.float32), y.astype(np.float32)
+        np.testing.assert_allclose(x, y, rtol=factor * rtol, atol=factor * rtol, err_msg=f"{what} {i}")
+
+
+# Types and text
+
+
+def check_types(case: Case) -> None:
+    before = [x.tobytes() for x in case.operands]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        results = case.evaluate(*case.operands)
+    assert [x.tobytes() for x in case.operands] == before, "evaluation changed an operand"
+    program = staged(case)
+    verify(program)
+    assert len(results) == len(program.outputs)
+    for x, t in zip(results, program.out_types):
+        assert isinstance(x, np.ndarray), f"evaluation gives a {type(x).__name__}"
+        dtype, shape = (np.dtype(np.uint32), t.shape + t.dtype.base_shape) if is_key(t.dtype) else (t.dtype, t.shape)
+        assert (x.dtype, x.shape) == (dtype, shape), f"evaluation gives {x.dtype}{x.shape}, the type rule {t}"
+    text = str(program)
+    assert parse(text) == program, f"the text does not read back:\n{text}"
+    assert parse(text).out_types == program.out_types
+
+
+# Derivatives
+
+
+def directions(case: Case, salt: str) -> list[np.ndarray]:
+    return [case.direction(draw(x.dtype, x.shape, -1, 1, salt)) for x in (case.operands[i] for i in case.differentiable)]
+
+
+def moved(case: Case, step: float, along: list[np.ndarray]) -> list[np.ndarray]:
+    operands = list(case.operands)
+    for i, t in zip(case.differentiable, along):
+        operands[i] = np.asarray(operands[i] + step * t)
+    return operands
+
+
+def difference(fun: Callable[[float], Any], h: float = 1e-3) -> list[np.ndarray]:
+    """The derivative at 0 of a function of a number that gives arrays, by a formula of fourth order."""
+    values = [fun(k * h) for k in (-2, -1, 1, 2)]
+    return [np.asarray((a - 8 * b + 8 * c - d) / (12 * h)) for a, b, c, d in zip(*values)]
+
+
+def close(actual: Any, expected: Any, case: Case, what: str) -> None:
+    for i, (x, y) in enumerate(zip(actual, expected, strict=True)):
+        bound = 1e-7 * max(case.tolerance, 1.0) ** 0.25 * (1 + np.max(np.abs(y), initial=0.0))
+        error = np.max(np.abs(x - y), initial=0.0)
+        assert error <= bound, f"{what} {i}: rule gives\n{x}\ndifferences give\n{y}\n(error {error:.2g})"
+
+
+def smooth_outputs(program: Program) -> list[int]:
+    return [i for i, t in enumerate(program.out_types) if t.dtype in (F64, C128)]
+
+
+def masks(case: Case) -> list[tuple[bool, ...]]:
+    """Which operands have tangents: all that can, and each one alone."""
+    n = len(case.operands)
+    chosen = [case.differentiable] + ([(i,) for i in case.differentiable] if len(case.differentiable) > 1 else [])
+    return [tuple(i in some for i in range(n)) for some in chosen]
+
+
+def check_jvp(case: Case) -> None:
+    program = staged(case)
+    smooth = smooth_outputs(program)
+    if case.order < 1 or not case.differentiable or not smooth:
+        return
+    for mask in masks(case):
+        along = [t if mask[i] else 0 * t for i, t in zip(case.differentiable, directions(case, "t"))]
+        derivative, nonzero_out = jvp_program(program, mask, tuple(i in smooth for i in range(len(program.outputs))))
+        verify(derivative)
+        tangents = [t for i, t in zip(case.differentiable, along) if mask[i]]
+        outs = evaluate(derivative, *case.operands, *tangents)
+        n = len(program.outputs)
+        agree(outs[:n], case.evaluate(*case.operands), case.tolerance, "value beside the tangent")
+        given = dict(zip([i for i, nz in enumerate(nonzero_out) if nz], outs[n:]))
+        expected = difference(lambda h, a=along: [evaluate(program, *moved(case, h, a))[i] for i in smooth])
+        close([given[i] for i in smooth], expected, case, f"tangent (operands {[i for i, m in enumerate(mask) if m]})")
+
+
+def gradient_program(case: Case, program: Program, mask: tuple[bool, ...]) -> tuple[Program, list[int]]:
+    """(operands, cotangents of the smooth outputs) -> cotangents of the operands in `mask`; and which outputs those are."""
+    smooth = smooth_outputs(program)
+    split = linearize_program(program, mask, tuple(i in smooth for i in range(len(program.outputs))))
+    verify(split.known)
+    verify(split.unknown)
+    linear = (False,) * split.num_residuals + (True,) * sum(mask)
+    outs = [i for i, unknown in enumerate(split.unknown_out) if unknown]
+    backwards, _ = transpose_program(split.unknown, linear, tuple(i in smooth for i in outs), True)
+    verify(backwards)
+    n = len(program.inputs)
+
+    def gradient(*values: Any) -> Any:
+        known = run(split.known, *values[:n])
+        return run(backwards, *split.pick(values[:n], known), *values[n:])
+
+    types = [*program.in_types, *[program.out_types[i].strong() for i in smooth]]
+    result, captured = trace(gradient, types, "gradient")
+    assert not captured
+    return result, smooth
+
+
+def pairing(xs: Any, ys: Any) -> float:
+    return sum(float(np.real(np.sum(x * y))) for x, y in zip(xs, ys, strict=True))
+
+
+def check_transpose(case: Case) -> None:
+    program = staged(case)
+    if case.order < 1 or not case.reverse or not case.differentiable or not smooth_outputs(program):
+        return
+    for mask in masks(case):
+        gradient, smooth = gradient_program(case, program, mask)
+        derivative, nonzero_out = jvp_program(program, mask, tuple(i in smooth for i in range(len(program.outputs))))
+        tangents = [t for i, t in zip(case.differentiable, directions(case, "t")) if mask[i]]
+        cts = [draw(program.out_types[i].dtype, program.out_types[i].shape, -1, 1, f"ct{i}") for i in smooth]
+        outs = dict(
+            zip(
+                [i for i, nz in enumerate(nonzero_out) if nz],
+                evaluate(derivative, *case.operands, *tangents)[len(program.outputs) :],
+            )
+        )
+        back = evaluate(gradient, *case.operands, *cts)
+        for x, t in zip(back, tangents, strict=True):
+            assert (x.shape, x.dtype) == (t.shape, t.dtype), f"cotangent {x.dtype}{x.shape} of an operand {t.dtype}{t.shape}"
+        left, right = pairing(cts, [outs[i] for i in smooth]), pairing(back, tangents)
+        assert abs(left - right) <= 1e-9 * (1 + abs(left)), f"<ct, J t> = {left} but <J^T ct, t> = {right} for operands {mask}"
+
+
+def check_second_order(case: Case) -> None:
+    program = staged(case)
+    smooth = smooth_outputs(program)
+    if case.order < 2 or not case.differentiable or not smooth:
+        return
+    mask = masks(case)[0]
+    wanted = tuple(i in smooth for i in range(len(program.outputs)))
+    t, u = directions(case, "t"), directions(case, "u")
+    n = len(program.outputs)
+
+    first, nonzero_out = jvp_program(program, mask, wanted)
+    which = [n + list(np.flatnonzero(nonzero_out)).index(i) for i in smooth]
+    second, _ = jvp_program(first, mask + (False,) * len(t), tuple(i in which for i in range(len(first.outputs))))
+    verify(second)
+    actual = evaluate(second, *case.operands, *t, *u)[len(first.outputs) :]
+    expected = difference(lambda h: [evaluate(first, *moved(case, h, u), *t)[i] for i in which])
+    close(actual, expected, case, "second derivative, forward over forward")
+
+    if case.reverse:
+        gradient, _ = gradient_program(case, program, mask)
+        cts = [draw(program.out_types[i].dtype, program.out_types[i].shape, -1, 1, f"ct{i}") for i in smooth]
+        second, _ = jvp_program(gradient, mask + (False,) * len(cts), (True,) * len(gradient.outputs))
+        verify(second)
+        actual = evaluate(second, *case.operands, *cts, *u)[len(gradient.outputs) :]
+        expected = difference(lambda h: evaluate(gradient, *moved(case, h, u), *cts))
+        close(actual, expected, case, "second derivative, forward over reverse")
+
+
+# Batching
+
+
+def another(x: np.ndarray, rank: int) -> np.ndarray:
+    """A second legal operand: the same numbers in another order, or another number."""
+    if rank:
+        return x[tuple(slice(None, None, -1) for _ in range(rank))]
+    if x.ndim:  # a key
+        return x + np.uint32(5)
+    if x.dtype == np.bool_:
+        return ~x
+    return np.asarray(x + x.dtype.type(1)) if x.dtype.kind in "iu" else np.asarray(x * x.dtype.type(1.25))
+
+
+def placements(case: Case) -> list[tuple[int | None, ...]]:
+    """Where the batch axis is: first everywhere, last everywhere, in the middle, and on each operand alone."""
+    ranks = [len(t.shape) for t in case.types]
+    n = len(ranks)
+    places: list[tuple[int | None, ...]] = [(0,) * n, tuple(ranks), tuple(min(1, r) if i else r for i, r in enumerate(ranks))]
+    if n > 1:
+        places += [tuple(rank if i == j else None for i, rank in enumerate(ranks)) for j in range(n)]
+    return list(dict.fromkeys(places))
+
+
+def check_batch(case: Case) -> None:
+    if not case.batch:
+        return
+    if isinstance(case.primitive.rules.get("batch"), Declined):
+        with pytest.raises(NotImplementedError):
+            case.primitive.rule("batch")
+        return
+    program = staged(case)
+    pairs = [(x, another(x, len(t.shape))) for x, t in zip(case.operands, case.types)]
+    for dims in placements(case):
+        batched = [x if d is None else np.stack([x, y, x], d) for (x, y), d in zip(pairs, dims)]
+        result, out_dims = batch_program(program, Axis(3), dims)
+        verify(result)
+        outs = evaluate(result, *batched)
+        for k in range(2):
+            operands = [p[k] if d is not None else p[0] for p, d in zip(pairs, dims)]
+            slices = [x if d is None else np.take(x, k, d) for x, d in zip(outs, out_dims)]
+            expected = case.meaning(operands, case.evaluate(*operands))
+            agree(case.meaning(operands, slices), expected, 4 * case.tolerance, f"batched along {dims}, example {k}, result")
+
+
+# Compilation
+
+
+def compiled(cases: list[Case]) -> list[tuple[np.ndarray, ...]]:
+    """The results of the cases, all computed by one compiled program."""
+    sizes: list[int] = []
+
+    def everything(*values: Any) -> Any:
+        outs, rest = [], list(values)
+        for case in cases:
+            operands, rest = rest[: len(case.types)], rest[len(case.types) :]
+            results = case(*[ops.key_wrap(x) if is_key(t.dtype) else x for x, t in zip(operands, case.types)])
+            outs += [ops.key_unwrap(x) if is_key(x.dtype) else x for x in results]
+            sizes.append(len(results))
+        return outs
+
+    results = iter(tracegrad.jit(everything)(*[x for case in cases for x in case.operands]))
+    return [tuple(np.asarray(next(results)) for _ in range(n)) for n in sizes]
+
+
+def check_compiled(case: Case) -> None:
+    compare_compiled(case, compiled([case])[0])
+
+
+def compare_compiled(case: Case, actual: tuple[np.ndarray, ...]) -> None:
+    expected = case.evaluate(*case.operands)
+    agree(case.meaning(case.operands, actual), case.meaning(case.operands, expected), case.tolerance, "compiled result")
+
+
+# The tests
+
+
+CHECKS: dict[str, Check] = {
+    "types": check_types,
+    "jvp": check_jvp,
+    "transpose": check_transpose,
+    "second": check_second_order,
+    "batch": check_batch,
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("kind", CHECKS)
+def test_equations(name: str, kind: str) -> None:
+    collect(all_cases()[name], CHECKS[kind])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_compiled(name: str) -> None:
+    cases = [case for case in all_cases()[name] if case.compiled]
+    try:
+        results = dict(zip(map(id, cases), compiled(cases)))
+    except Exception:
+        collect(cases, check_compiled)  # which of them does not compile?
+        raise
+    collect(cases, lambda case: compare_compiled(case, results[id(case)]))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_completeness(name: str) -> None:
+    """Each primitive has samples, and each rule or a reason why not."""
+    primitive = REGISTRY[name]
+    holes = [kind for kind in ("transpose", "batch", "lower") if kind not in primitive.rules]
+    if not {"jvp", "linearize"} & primitive.rules.keys():
+        holes.append("jvp")
+    for kind, rule in primitive.rules.items():
+        if isinstance(rule, Declined) and not rule.reason.strip():
+            holes.append(f"a reason for declining {kind}")
+    if not all_cases()[name]:
+        holes.append("samples")
+    assert not holes, f"{name} lacks {', '.join(holes)}"
+
+
+# Testing the tests: a wrong rule must be found.
+
+
+@contextmanager
+def temporary(template: Primitive, **wrong: Any) -> Iterator[Primitive]:
+    """A primitive like `template`, with wrong rules."""
+    primitive = Primitive(f"wrong_{template.name}", template.type_rule, template.evaluate, template.family)
+    try:
+        primitive.define(**{**template.rules, **wrong})
+        yield primitive
+    finally:
+        del REGISTRY[primitive.name]
+
+
+def _wrong_jvp(primals: Any, tangents: Any) -> Any:
+    (x,), (t,) = primals, tangents
+    return (ops.sin(x),), (ops.mul(ops.sin(x), t),)
+
+
+def _wrong_second(primals: Any, tangents: Any) -> Any:
+    (x,), (t,) = primals, tangents
+    return (ops.sin(x),), (ops.mul(ops.stop_gradient(ops.cos(x)), t),)
+
+
+@pytest.mark.parametrize(
+    ("template", "check", "wrong"),
+    [
+        ("sin", check_jvp, {"jvp": _wrong_jvp}),
+        ("sin", check_second_order, {"jvp": _wrong_second}),
+        ("neg", check_transpose, {"transpose": lambda cts, inputs: list(cts)}),
+        ("sin", check_batch, {"batch": lambda axis, args, dims: ((ops.sin(args[0]),), (0,))}),
+    ],
+)
+def test_a_wrong_rule_is_found(template: str, check: Check, wrong: dict[str, Any]) -> None:
+    with temporary(REGISTRY[template]) as right:
+        # With the right rules of `template`, applied to another primitive of the same meaning, nothing is to be found...
+        right.define(jvp=lambda primals, tangents: _like(REGISTRY[template], right, primals, tangents))
+        check(sample(lambda x: bind1(right, x), draw(F64, (2, 3))))
+    with temporary(REGISTRY[template], **wrong) as primitive, pytest.raises(AssertionError):
+        # ... with the wrong ones, it must be.
+        if "jvp" not in wrong:
+            primitive.define(jvp=lambda primals, tangents: _like(REGISTRY[template], primitive, primals, tangents))
+        check(sample(lambda x: bind1(primitive, x), draw(F64, (2, 3))))
+
+
+def _like(template: Primitive, primitive: Primitive, primals: Any, tangents: Any) -> Any:
+    """The jvp rule of `template`, whose linear operation (if it is one) is `primitive`."""
+    outs, out_tangents = template.rule("jvp")(primals, tangents)
+    if template.name == "neg":
+        out_tangents = [bind1(primitive, tangents[0])]
+    return outs, out_tangents
