@@ -1,0 +1,537 @@
+"""The elementary functions, written against the LLVM writer. Every function is branch-free.
+
+The methods are the classical ones: reduce the argument, approximate by a polynomial, rebuild. W. J. Cody and W. Waite, "Software Manual for the
+Elementary Functions" (1980); J.-M. Muller, "Elementary Functions: Algorithms and Implementation" (3rd edition, 2016). Special
+values (infinities, NaN, zeros with their signs) are exact. `docs/accuracy.md` gives the measured errors.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+from tracegrad.codegen.elementary import coefficients as c
+from tracegrad.codegen.elementary.writer import Writer
+
+LOG2_E = 1.4426950408889634
+INF = math.inf
+NAN = math.nan
+
+# log(2) and pi/2 in parts: the first have few enough bits that a small integer times them is exact.
+LN2 = {"f32": (0.693359375, -2.1219444005469057e-4), "f64": (0.6931471803691238, 1.9082149292705877e-10)}
+PI_2_F64 = (1.5707963267948966, 6.123233995736766e-17, -1.4973849048591833e-33)
+
+FUNCTIONS: dict[str, tuple[int, Callable[..., str]]] = {}
+"""name -> (number of operands, function(writer, *operands) -> result)."""
+
+
+def function(operands: int) -> Callable[[Callable[..., str]], Callable[..., str]]:
+    def register(f: Callable[..., str]) -> Callable[..., str]:
+        FUNCTIONS[f.__name__.rstrip("_")] = (operands, f)
+        return f
+
+    return register
+
+
+def table(w: Writer, name: str) -> Sequence[float]:
+    return getattr(c, f"{name}_{w.dtype.upper()}")
+
+
+# ------------------------------------------------------------------------------------------------------------------- exponentials
+
+
+def _exp_parts(w: Writer, x: str) -> tuple[str, str, str]:
+    """(r, p, n): x = r + n log 2 with |r| <= log(2)/2, and p = (exp(r) - 1 - r) / r**2."""
+    n, n_int = w.round_to_int(w.mul(x, LOG2_E))
+    hi, lo = LN2[w.dtype]
+    r = w.muladd(n, -lo, w.muladd(n, -hi, x))
+    return r, w.polynomial(r, table(w, "EXP")), n_int
+
+
+def _clamp(w: Writer, x: str, low: float, high: float) -> str:
+    """x limited to [low, high]; NaN stays."""
+    x = w.select(w.cmp("olt", x, low), low, x)
+    return w.select(w.cmp("ogt", x, high), high, x)
+
+
+def _exp_limits(w: Writer) -> tuple[float, float]:
+    return (-104.0, 89.0) if w.single else (-746.0, 710.0)
+
+
+@function(1)
+def exp(w: Writer, x: str) -> str:
+    r, p, n = _exp_parts(w, _clamp(w, x, *_exp_limits(w)))
+    return w.scale(w.add(w.muladd(w.mul(r, r), p, r), 1.0), n)
+
+
+@function(1)
+def exp2(w: Writer, x: str) -> str:
+    low, high = (-151.0, 129.0) if w.single else (-1076.0, 1025.0)
+    x = _clamp(w, x, low, high)
+    n, n_int = w.round_to_int(x)
+    r = w.mul(w.sub(x, n), math.log(2))
+    p = w.polynomial(r, table(w, "EXP"))
+    return w.scale(w.add(w.muladd(w.mul(r, r), p, r), 1.0), n_int)
+
+
+@function(1)
+def expm1(w: Writer, x: str) -> str:
+    """2**n (exp(r) - 1) + (2**n - 1), computed at half the scale so that the largest results do not overflow on the way."""
+    limited = _clamp(w, x, -30.0 if w.single else -50.0, _exp_limits(w)[1])
+    r, p, n = _exp_parts(w, limited)
+    q = w.muladd(w.mul(r, r), p, r)
+    half = w.power_of_two(w.isub(n, 1))
+    result = w.mul(w.add(w.muladd(half, q, w.sub(half, 0.5)), 0.0), 2.0)
+    result = w.select(w.icmp("eq", n, 0), q, result)
+    return w.select(w.cmp("oeq", x, 0.0), x, result)  # keeps the sign of zero
+
+
+@function(1)
+def logistic(w: Writer, x: str) -> str:
+    return w.div(1.0, w.add(w.call("exp", w.neg(x)), 1.0))
+
+
+@function(1)
+def tanh(w: Writer, x: str) -> str:
+    """t / (t + 2) with t = expm1(2 |x|)."""
+    a = w.abs(x)
+    limit = 10.0 if w.single else 22.0
+    t = w.call("expm1", w.mul(_clamp(w, a, 0.0, limit), 2.0))
+    y = w.select(w.cmp("ogt", a, limit), 1.0, w.div(t, w.add(t, 2.0)))
+    return w.copysign(y, x)
+
+
+@function(1)
+def sinh(w: Writer, x: str) -> str:
+    a = w.abs(x)
+    t = w.call("expm1", a)
+    moderate = w.mul(w.add(t, w.div(t, w.add(t, 1.0))), 0.5)
+    large = w.call("exp_scaled", a)
+    y = w.select(w.cmp("ogt", a, 80.0 if w.single else 700.0), large, moderate)
+    return w.copysign(y, x)
+
+
+@function(1)
+def cosh(w: Writer, x: str) -> str:
+    half = w.call("exp_scaled", w.abs(x))
+    return w.add(half, w.div(0.25, half))
+
+
+@function(1)
+def exp_scaled(w: Writer, x: str) -> str:
+    """exp(x) / 2 without overflow before the result itself overflows."""
+    low, high = _exp_limits(w)
+    r, p, n = _exp_parts(w, _clamp(w, x, low, high + 1.0))
+    return w.scale(w.add(w.muladd(w.mul(r, r), p, r), 1.0), w.isub(n, 1))
+
+
+# --------------------------------------------------------------------------------------------------------------------- logarithms
+
+
+def _split(w: Writer, x: str) -> tuple[str, str]:
+    """(m, e): x = m 2**e with m in [sqrt(1/2), sqrt(2)), for positive finite x, subnormal ones included."""
+    tiny = w.cmp("olt", x, 1.1754943508222875e-38 if w.single else 2.2250738585072014e-308)
+    bits = w.to_bits(w.select(tiny, w.mul(x, 2.0**w.mantissa), x))
+    root = 0x3F3504F3 if w.single else 0x3FE6A09E667F3BCD
+    e = w.ashr(w.isub(bits, root), w.mantissa)
+    m = w.from_bits(w.isub(bits, w.shl(e, w.mantissa)))
+    return m, w.isub(e, w.iselect(tiny, w.mantissa, 0))
+
+
+def _log_of(w: Writer, x: str) -> str:
+    """log of a positive finite number."""
+    m, e = _split(w, x)
+    f = w.sub(m, 1.0)
+    s = w.div(f, w.add(f, 2.0))
+    z = w.mul(s, s)
+    tail = w.mul(z, w.polynomial(z, table(w, "LOG")))
+    # log(1 + f) = f - (f^2/2 - s (f^2/2 + tail)): the large part, f, is exact
+    h = w.mul(w.mul(f, f), 0.5)
+    hi, lo = LN2[w.dtype]
+    n = w.to_float(e)
+    return w.muladd(n, hi, w.sub(f, w.sub(h, w.muladd(s, w.add(h, tail), w.mul(n, lo)))))
+
+
+def _log_edges(w: Writer, x: str, y: str) -> str:
+    y = w.select(w.cmp("oeq", x, INF), INF, y)
+    y = w.select(w.cmp("oeq", x, 0.0), -INF, y)
+    y = w.select(w.cmp("olt", x, 0.0), NAN, y)
+    return w.select(w.cmp("uno", x, 0.0), x, y)
+
+
+@function(1)
+def log(w: Writer, x: str) -> str:
+    return _log_edges(w, x, _log_of(w, x))
+
+
+@function(1)
+def log2(w: Writer, x: str) -> str:
+    m, e = _split(w, x)
+    return _log_edges(w, x, w.muladd(_log_of(w, m), LOG2_E, w.to_float(e)))
+
+
+@function(1)
+def log1p(w: Writer, x: str) -> str:
+    """log(u) + (x - (u - 1)) / u, u = 1 + x rounded: the second term is what the rounding lost."""
+    u = w.add(x, 1.0)
+    lost = w.div(w.sub(x, w.sub(u, 1.0)), u)
+    y = w.add(_log_of(w, u), lost)
+    y = w.select(w.cmp("olt", w.abs(x), 2.0 ** -(w.mantissa + 2)), x, y)
+    y = w.select(w.cmp("oeq", x, INF), INF, y)
+    y = w.select(w.cmp("oeq", x, -1.0), -INF, y)
+    y = w.select(w.cmp("olt", x, -1.0), NAN, y)
+    return w.select(w.cmp("uno", x, 0.0), x, y)
+
+
+@function(1)
+def asinh(w: Writer, x: str) -> str:
+    a = w.abs(x)
+    square = w.mul(a, a)
+    moderate = w.call("log1p", w.add(a, w.div(square, w.add(w.sqrt(w.add(square, 1.0)), 1.0))))
+    large = w.add(w.call("log", a), math.log(2))
+    return w.copysign(w.select(w.cmp("ogt", a, 2.0 ** (w.mantissa // 2 + 2)), large, moderate), x)
+
+
+@function(1)
+def acosh(w: Writer, x: str) -> str:
+    t = w.sub(x, 1.0)
+    moderate = w.call("log1p", w.add(t, w.sqrt(w.mul(t, w.add(t, 2.0)))))
+    large = w.add(w.call("log", x), math.log(2))
+    return w.select(w.cmp("ogt", x, 2.0 ** (w.mantissa // 2 + 2)), large, moderate)
+
+
+@function(1)
+def atanh(w: Writer, x: str) -> str:
+    a = w.abs(x)
+    y = w.mul(w.call("log1p", w.div(w.mul(a, 2.0), w.sub(1.0, a))), 0.5)
+    return w.copysign(y, x)
+
+
+# -------------------------------------------------------------------------------------------------------------------- trigonometry
+
+
+def _quadrants(w: Writer, x: str) -> tuple[str, str, str]:
+    """(r, r_low, n): x = r + r_low + n pi/2 with |r| <= pi/4.
+
+    f64: three parts of pi/2 and fused multiply-adds leave an error far below an ulp for |x| up to about 1e9 (Cody and Waite's
+    method); f32 is reduced in f64. The callers send larger arguments elsewhere.
+    """
+    n, n_int = w.round_to_int(w.mul(x, 2 / math.pi))
+    p1, p2, p3 = PI_2_F64
+    a = w.fma(n, -p1, x)
+    b = w.mul(n, p2)
+    r = w.sub(a, b)
+    # what the last two roundings lost, and the third part
+    low = w.add(w.sub(w.sub(a, r), b), w.neg(w.fma(n, p2, w.neg(b))))
+    low = w.fma(n, -p3, low)
+    return r, low, n_int
+
+
+def _sin_cos(w: Writer, r: str, low: str | None) -> tuple[str, str]:
+    z = w.mul(r, r)
+    cube = w.mul(z, r)
+    sine_tail = w.mul(cube, w.polynomial(z, table(w, "SIN")))
+    half = w.mul(z, 0.5)
+    cosine_tail = w.mul(w.mul(z, z), w.polynomial(z, table(w, "COS")))
+    if low is not None:
+        sine_tail = w.add(sine_tail, w.muladd(w.neg(half), low, low))
+        cosine_tail = w.sub(cosine_tail, w.mul(r, low))
+    top = w.sub(1.0, half)
+    lost = w.sub(w.sub(1.0, top), half)
+    return w.add(r, sine_tail), w.add(top, w.add(lost, cosine_tail))
+
+
+def _single(w: Writer, name: str, x: str) -> str:
+    """An f32 function computed in f64 and rounded once."""
+    w.calls.add((name, "f64"))
+    return w.narrow(w.emit(f"call double @tg.{name}.f64(double {w.widen(x)})"))
+
+
+@function(1)
+def sin(w: Writer, x: str) -> str:
+    return _trigonometric(w, x, 0)
+
+
+@function(1)
+def cos(w: Writer, x: str) -> str:
+    return _trigonometric(w, x, 1)
+
+
+def _trigonometric(w: Writer, x: str, shift: int) -> str:
+    if w.single:
+        # The reduction needs f64; the polynomials do not.
+        wide = Writer("f64")
+        wide.lines, wide.intrinsics = w.lines, w.intrinsics
+        n, n_int = wide.round_to_int(wide.mul(w.widen(x), 2 / math.pi))
+        r64 = wide.fma(n, -PI_2_F64[1], wide.fma(n, -PI_2_F64[0], w.widen(x)))
+        r, low = w.narrow(r64), None
+        quadrant = w.emit(f"trunc i64 {n_int} to i32")
+    else:
+        r, low, quadrant = _quadrants(w, x)
+    s, co = _sin_cos(w, r, low)
+    q = w.iadd(quadrant, shift)
+    y = w.select(w.icmp("eq", w.iand(q, 1), 0), s, co)
+    y = w.from_bits(w.ixor(w.to_bits(y), w.shl(w.lshr(w.iand(q, 2), 1), w.bits - 1)))
+    if shift == 0:
+        y = w.select(w.cmp("oeq", x, 0.0), x, y)
+    return y
+
+
+@function(1)
+def tan(w: Writer, x: str) -> str:
+    if w.single:
+        return _single(w, "tan", x)
+    r, low, quadrant = _quadrants(w, x)
+    s, co = _sin_cos(w, r, low)
+    odd = w.icmp("ne", w.iand(quadrant, 1), 0)
+    y = w.div(w.select(odd, w.neg(co), s), w.select(odd, s, co))
+    return w.select(w.cmp("oeq", x, 0.0), x, y)
+
+
+def _atan_of(w: Writer, a: str, numerator: str, denominator: str) -> str:
+    """atan(numerator / denominator) for numerator, denominator >= 0, a being their quotient.
+
+    Reduced to |z| <= tan(pi/8) by atan(q) = pi/4 + atan((q - 1) / (q + 1)) and atan(q) = pi/2 - atan(1 / q), before dividing.
+    """
+    high = w.cmp("ogt", a, math.tan(3 * math.pi / 8))
+    middle = w.both(w.cmp("ogt", a, math.tan(math.pi / 8)), w.not_(high))
+    top = w.select(high, w.neg(denominator), w.select(middle, w.sub(numerator, denominator), numerator))
+    bottom = w.select(high, numerator, w.select(middle, w.add(numerator, denominator), denominator))
+    z = w.div(top, bottom)
+    z2 = w.mul(z, z)
+    tail = w.mul(w.mul(z2, z), w.polynomial(z2, table(w, "ATAN")))
+    base = w.select(high, math.pi / 2, w.select(middle, math.pi / 4, 0.0))
+    # what pi/2 and pi/4 lose as numbers of this type
+    lost = math.pi / 2 - float(w.numpy(math.pi / 2)) if w.single else PI_2_F64[1]
+    rest = w.select(high, lost, w.select(middle, lost / 2, 0.0))
+    return w.add(base, w.add(z, w.add(tail, rest)))
+
+
+@function(1)
+def atan(w: Writer, x: str) -> str:
+    a = w.abs(x)
+    finite = _clamp(w, a, 0.0, 1e30)  # 1/inf is fine, but inf/inf would not be
+    return w.copysign(_atan_of(w, finite, finite, w.f(1.0)), x)
+
+
+@function(2)
+def atan2(w: Writer, y: str, x: str) -> str:
+    ay, ax = w.abs(y), w.abs(x)
+    # infinities as directions: both infinite is a diagonal
+    y_inf, x_inf = w.cmp("oeq", ay, INF), w.cmp("oeq", ax, INF)
+    any_inf = w.either(y_inf, x_inf)
+    n = w.select(any_inf, w.select(y_inf, 1.0, 0.0), ay)
+    d = w.select(any_inf, w.select(x_inf, 1.0, 0.0), ax)
+    # scale so that sums of numerator and denominator neither overflow nor vanish
+    biggest = w.maximum(n, d)
+    big = w.cmp("ogt", biggest, 2.0 ** (w.bias - 3))
+    small = w.cmp("olt", biggest, 2.0 ** -(w.bias - w.mantissa - 4))
+    factor = w.select(big, 2.0**-4, w.select(small, 2.0 ** (w.mantissa + 2), 1.0))
+    n, d = w.mul(n, factor), w.mul(d, factor)
+    zero = w.cmp("oeq", n, 0.0)
+    d_safe = w.select(w.both(zero, w.cmp("oeq", d, 0.0)), 1.0, d)
+    angle = _atan_of(w, w.div(n, d_safe), n, d_safe)
+    behind = w.emit(f"icmp slt {w.int} {w.to_bits(x)}, 0")
+    lost = math.pi - float(w.numpy(math.pi)) if w.single else 2 * PI_2_F64[1]
+    angle = w.select(behind, w.add(w.sub(math.pi, angle), lost), angle)
+    result = w.copysign(angle, y)
+    return w.select(w.either(w.cmp("uno", x, 0.0), w.cmp("uno", y, 0.0)), w.add(x, y), result)
+
+
+def _asin_half(w: Writer, z: str, z2: str) -> str:
+    """asin(z) for 0 <= z <= 1/2."""
+    return w.muladd(w.mul(z2, z), w.polynomial(z2, table(w, "ASIN")), z)
+
+
+@function(1)
+def asin(w: Writer, x: str) -> str:
+    a = w.abs(x)
+    large = w.cmp("ogt", a, 0.5)
+    z2 = w.select(large, w.mul(w.sub(1.0, a), 0.5), w.mul(a, a))
+    z = w.select(large, w.sqrt(z2), a)
+    y = _asin_half(w, z, z2)
+    lost = math.pi / 2 - float(w.numpy(math.pi / 2)) if w.single else PI_2_F64[1]
+    y = w.select(large, w.add(w.sub(math.pi / 2, w.mul(y, 2.0)), lost), y)
+    return w.copysign(y, x)
+
+
+@function(1)
+def acos(w: Writer, x: str) -> str:
+    a = w.abs(x)
+    large = w.cmp("ogt", a, 0.5)
+    z2 = w.select(large, w.mul(w.sub(1.0, a), 0.5), w.mul(a, a))
+    z = w.select(large, w.sqrt(z2), a)
+    y = _asin_half(w, z, z2)
+    negative = w.cmp("olt", x, 0.0)
+    lost = math.pi / 2 - float(w.numpy(math.pi / 2)) if w.single else PI_2_F64[1]
+    twice = w.mul(y, 2.0)
+    outer = w.select(negative, w.add(w.sub(math.pi, twice), 2 * lost), twice)
+    inner = w.add(w.sub(math.pi / 2, w.sub(w.copysign(y, x), lost)), 0.0)
+    return w.select(large, outer, inner)
+
+
+# ---------------------------------------------------------------------------------------------------------------- roots and powers
+
+
+@function(1)
+def rsqrt(w: Writer, x: str) -> str:
+    return w.div(1.0, w.sqrt(x))
+
+
+@function(1)
+def cbrt(w: Writer, x: str) -> str:
+    """A guess from the exponent, refined by Halley's iteration."""
+    a = w.abs(x)
+    tiny = w.cmp("olt", a, 1.1754943508222875e-38 if w.single else 2.2250738585072014e-308)
+    lift = 24 if w.single else 54
+    scaled = w.select(tiny, w.mul(a, 2.0**lift), a)
+    bits = w.to_bits(scaled)
+    if w.single:
+        third = w.emit(f"udiv i32 {bits}, 3")
+        y = w.from_bits(w.iadd(third, 709958130))
+    else:
+        # a division of 64-bit integers does not vectorize; the upper half of the bits is enough for a guess
+        upper = w.emit(f"trunc i64 {w.lshr(bits, 32)} to i32")
+        third = w.emit(f"add i32 {w.emit(f'udiv i32 {upper}, 3')}, 715094163")
+        y = w.from_bits(w.shl(w.emit(f"zext i32 {third} to i64"), 32))
+    for _ in range(2 if w.single else 3):
+        cube = w.mul(w.mul(y, y), y)
+        y = w.mul(y, w.div(w.add(cube, w.mul(scaled, 2.0)), w.add(w.mul(cube, 2.0), scaled)))
+    # one Newton step on the exact residual settles the last bit
+    square = w.mul(y, y)
+    error = w.fma(w.neg(square), y, scaled) if not w.single else w.muladd(w.neg(square), y, scaled)
+    y = w.muladd(error, w.div(1.0, w.mul(square, 3.0)), y)
+    y = w.select(tiny, w.mul(y, 2.0 ** (-lift // 3)), y)
+    keep = w.either(w.either(w.cmp("oeq", a, 0.0), w.cmp("oeq", a, INF)), w.cmp("uno", x, 0.0))
+    return w.select(keep, x, w.copysign(y, x))
+
+
+@function(2)
+def pow_(w: Writer, x: str, y: str) -> str:
+    """exp(y log |x|), the logarithm to more than twice the precision of the result, then the sign and the special cases of C99 (annex F)."""
+    a = w.abs(x)
+    if w.single:
+        w.calls.add(("exp", "f64"))
+        wide = Writer("f64")
+        wide.lines, wide.intrinsics, wide.calls = w.lines, w.intrinsics, w.calls
+        product = wide.mul(w.widen(y), _log_of(wide, w.widen(a)))
+        power = w.narrow(wide.call("exp", product))
+    else:
+        hi, lo = _log_in_two_parts(w, a)
+        p = w.mul(y, hi)
+        rest = w.muladd(y, lo, w.fma(y, hi, w.neg(p)))
+        big = w.cmp("ogt", w.abs(p), 800.0)
+        e = w.call("exp", p)
+        power = w.select(big, e, w.muladd(e, w.select(big, 0.0, rest), e))
+        power = w.select(w.cmp("oeq", e, INF), e, power)
+    # is y an integer, and an odd one?
+    whole = w.cmp("oeq", w.floor(y), y)
+    half = w.mul(y, 0.5)
+    odd = w.both(w.both(whole, w.cmp("one", w.floor(half), half)), w.cmp("olt", w.abs(y), 2.0 ** (w.mantissa + 1)))
+    negative = w.emit(f"icmp slt {w.int} {w.to_bits(x)}, 0")
+    zero_or_inf = w.either(w.cmp("oeq", a, 0.0), w.cmp("oeq", a, INF))
+    grows = w.emit(f"xor i1 {w.cmp('oeq', a, 0.0)}, {w.cmp('ogt', y, 0.0)}")  # inf**positive, 0**negative
+    power = w.select(zero_or_inf, w.select(grows, INF, 0.0), power)
+    # y infinite: by the size of |x| alone
+    y_inf = w.cmp("oeq", w.abs(y), INF)
+    up = w.emit(f"xor i1 {w.cmp('ogt', a, 1.0)}, {w.cmp('olt', y, 0.0)}")
+    power = w.select(y_inf, w.select(w.cmp("oeq", a, 1.0), 1.0, w.select(up, INF, 0.0)), power)
+    power = w.select(w.both(negative, odd), w.neg(power), power)
+    undefined = w.both(w.both(w.cmp("olt", x, 0.0), w.not_(whole)), w.cmp("one", a, INF))
+    power = w.select(undefined, NAN, power)
+    power = w.select(w.either(w.cmp("uno", x, 0.0), w.cmp("uno", y, 0.0)), NAN, power)
+    return w.select(w.either(w.cmp("oeq", y, 0.0), w.cmp("oeq", x, 1.0)), 1.0, power)
+
+
+def _log_in_two_parts(w: Writer, x: str) -> tuple[str, str]:
+    """log(x) as an unevaluated sum for positive finite f64 x, with a relative error of about 2^-68.
+
+    log(m) = 2 s + s^3 L(s^2), with s = f / (2 + f) and its remainder, and the products split by fused multiply-adds
+    (T. J. Dekker, "A floating-point technique for extending the available precision", 1971).
+    """
+    m, e = _split(w, x)
+    f = w.sub(m, 1.0)
+    d = w.add(f, 2.0)
+    d_low = w.sub(f, w.sub(d, 2.0))
+    s = w.div(f, d)
+    s_low = w.div(w.sub(w.fma(w.neg(s), d, f), w.mul(s, d_low)), d)
+    z = w.mul(s, s)
+    z_low = w.fma(s, s, w.neg(z))
+    cube = w.mul(z, s)
+    cube_low = w.muladd(z, s_low, w.muladd(z_low, s, w.fma(z, s, w.neg(cube))))
+    # s^3 (2/3 + z P(z)): the leading 2/3 in two parts, the rest in one
+    coefficients = table(w, "LOG")
+    rest = w.mul(z, w.polynomial(z, coefficients[1:]))
+    lead = 0.6666666666666666
+    lead_low = 3.700743415417188e-17 + (coefficients[0] - 2 / 3)
+    first = w.mul(cube, lead)
+    first_low = w.muladd(cube, lead_low, w.muladd(cube_low, lead, w.fma(cube, lead, w.neg(first))))
+    second = w.mul(cube, rest)
+    n = w.to_float(e)
+    hi, lo = LN2["f64"]
+    n_hi = w.mul(n, hi)  # exact: hi has 33 bits
+    twice = w.mul(s, 2.0)
+    # n_hi is either zero or larger than what is added to it, so the roundings can be recovered (fast two-sum)
+    a = w.add(n_hi, twice)
+    a_low = w.add(w.sub(w.sub(n_hi, a), w.neg(twice)), 0.0)
+    a_low = w.select(w.cmp("oeq", n, 0.0), 0.0, a_low)
+    b = w.add(a, first)
+    b_low = w.add(w.sub(a, b), first)
+    low = w.add(w.add(a_low, b_low), w.add(w.add(first_low, second), w.muladd(s_low, 2.0, w.mul(n, lo))))
+    total = w.add(b, low)
+    return total, w.add(w.sub(b, total), low)
+
+
+# -------------------------------------------------------------------------------------------------------------- the error function
+
+
+def _erfc_positive(w: Writer, a: str) -> str:
+    """erfc(a) for a >= 0.45: exp(-a^2) times a polynomial in (a - k) / (a + k) (Shepherd and Laframboise, Math. Comp. 36, 1981)."""
+    limit, k = (10.6, 2.0) if w.single else (28.0, 4.0)
+    a = _clamp(w, a, 0.0, limit)
+    g = w.polynomial(w.div(w.sub(a, k), w.add(a, k)), table(w, "ERFC"))
+    square = w.mul(a, a)
+    low = w.fma(a, a, w.neg(square))
+    e = w.call("exp", w.neg(square))
+    e = w.sub(e, w.mul(e, low))
+    return w.mul(e, w.div(g, w.muladd(a, 2.0, 1.0)))
+
+
+@function(1)
+def erf(w: Writer, x: str) -> str:
+    a = w.abs(x)
+    limited = w.minimum(a, 1.0)
+    z = w.mul(limited, limited)
+    near = w.mul(limited, w.polynomial(z, table(w, "ERF")))
+    far = w.sub(1.0, _erfc_positive(w, a))
+    y = w.select(w.cmp("ole", a, 1.0), near, far)
+    return w.select(w.cmp("uno", x, 0.0), x, w.copysign(y, x))
+
+
+@function(1)
+def erfc(w: Writer, x: str) -> str:
+    a = w.abs(x)
+    limited = w.minimum(a, 0.5)
+    near = w.sub(1.0, w.copysign(w.mul(limited, w.polynomial(w.mul(limited, limited), table(w, "ERF"))), x))
+    tail = _erfc_positive(w, a)
+    far = w.select(w.cmp("olt", x, 0.0), w.sub(2.0, tail), tail)
+    y = w.select(w.cmp("ole", a, 0.5), near, far)
+    return w.select(w.cmp("uno", x, 0.0), x, y)
+
+
+@function(1)
+def erf_inv(w: Writer, x: str) -> str:
+    """A polynomial in w = -log(1 - x^2), or its root where w is large (M. Giles, 2010)."""
+    v = w.neg(w.call("log1p", w.mul(w.neg(x), x)) if w.single else w.call("log", w.mul(w.sub(1.0, x), w.add(x, 1.0))))
+    root = w.sqrt(v)
+    if w.single:
+        small = w.polynomial(w.sub(v, 2.5), c.ERFINV_F32_A)
+        p = w.select(w.cmp("olt", v, 5.0), small, w.polynomial(w.sub(root, 3.0), c.ERFINV_F32_B))
+    else:
+        a = w.polynomial(w.sub(v, 3.125), c.ERFINV_F64_A)
+        b = w.polynomial(w.sub(root, 3.25), c.ERFINV_F64_B)
+        far = w.polynomial(w.sub(root, 5.0), c.ERFINV_F64_C)
+        p = w.select(w.cmp("olt", v, 6.25), a, w.select(w.cmp("olt", v, 16.0), b, far))
+    y = w.mul(p, x)
+    y = w.select(w.cmp("oeq", w.abs(x), 1.0), w.copysign(w.f(INF), x), y)
+    return w.select(w.cmp("ole", w.abs(x), 1.0), y, NAN)
