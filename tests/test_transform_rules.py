@@ -21,7 +21,7 @@ from tracegrad.ir import ops
 from tracegrad.ir.bind import bind, type_of, using
 from tracegrad.ir.config import config
 from tracegrad.ir.primitive import REGISTRY, Declined
-from tracegrad.ir.types import ArrayType, is_inexact, key_dtype, tangent_type
+from tracegrad.ir.types import ArrayType, bfloat16, is_inexact, key_dtype, tangent_type
 from tracegrad.tracer.staging import trace
 from tracegrad.transforms import leaf_rules  # noqa: F401  (attaches the rules)
 from tracegrad.transforms.batch import batch_flat
@@ -723,6 +723,43 @@ def test_batched_gradients_agree_with_a_loop(case: Case) -> None:
     for k, (out, d) in enumerate(zip(outs, out_dims, strict=True)):
         stacked = np.stack([np.asarray(g[k]) for g in expected], 0 if d is None else d)
         np.testing.assert_allclose(stacked if d is not None else stacked[0], np.asarray(out), rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("dtypes", [(np.float32, np.complex64), (np.float16, None), (bfloat16, None)], ids=["f32", "f16", "bf16"])
+def test_tangents_and_cotangents_keep_narrow_types(dtypes: Any) -> None:
+    narrow, narrow_complex = dtypes
+    wrong = []
+    for case in DIFFERENTIABLE:
+        operands = case.operands(case.rng())
+        if narrow_complex is None and any(np.iscomplexobj(x) for x in operands) or case.name in ("reduce", "convert_element_type"):
+            continue
+        operands = [x.astype(narrow_complex if x.dtype.kind == "c" else narrow) if is_inexact(x.dtype) else x for x in operands]
+        try:
+            case.prim.type_rule(*map(type_of, operands), **case.params)
+        except (TypeError, ValueError):
+            continue  # the primitive does not take this dtype
+        moving = inexact_operands(case)
+        tangents = tangents_of(case, case.rng(), operands, moving)
+        outs, dots = jvp_flat(bind_case(case), operands, tangents)
+        _, _, cts = reverse(bind_case(case), operands, moving, np.ones_like)
+        pairs = [*zip(dots, outs), *zip(cts, [operands[i] for i in moving])]
+        wrong += [f"{case.id()}: {type_of(x)} and {type_of(v)}" for x, v in pairs if type_of(x) != tangent_type(type_of(v))]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_a_product_with_a_preferred_element_type_has_cotangents_of_its_operands_types() -> None:
+    x, y = np.float32([[1.0, 2.0]]), np.float32([[3.0], [4.0]])
+    params = {"dimension_numbers": (((1,), (0,)), ((), ())), "preferred_element_type": np.dtype(np.float64)}
+    case = Case("dot_general", [], [], params)
+    outs, _, (x_bar, y_bar) = reverse(bind_case(case), [x, y], [0, 1], np.ones_like)
+    assert outs[0].dtype == np.float64 and x_bar.dtype == y_bar.dtype == np.float32
+    np.testing.assert_allclose(x_bar, y.T)
+    np.testing.assert_allclose(y_bar, x.T)
+    convolution = {**_conv((), ()), "preferred_element_type": np.dtype(np.float64)}
+    outs, _, (x_bar, y_bar) = reverse(bind_case(Case("conv_general_dilated", [], [], convolution)), [x, y.T], [0, 1], np.ones_like)
+    assert outs[0].dtype == np.float64 and x_bar.dtype == y_bar.dtype == np.float32
+    np.testing.assert_allclose(x_bar, y.T)
 
 
 # Conventions: the values that JAX 0.10.2 gives at kinks, ties and out of bounds.
