@@ -1,0 +1,49 @@
+"""Operations close to the IR, under the names and signatures of `jax.lax`: no promotion, explicit dimensions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from tracegrad.ir import fft as _fft
+from tracegrad.ir.calls import optimization_barrier as _barrier
+from tracegrad.lax import linalg as linalg
+from tracegrad.lax.contractions import *  # noqa: F403
+from tracegrad.lax.elementwise import *  # noqa: F403
+from tracegrad.lax.indexing import *  # noqa: F403
+from tracegrad.lax.operands import value as _value
+from tracegrad.lax.reductions import *  # noqa: F403
+from tracegrad.lax.structural import *  # noqa: F403
+from tracegrad.tracer.control_flow import associative_scan as associative_scan
+from tracegrad.tracer.control_flow import cond as cond
+from tracegrad.tracer.control_flow import fori_loop as fori_loop
+from tracegrad.tracer.control_flow import map as map
+from tracegrad.tracer.control_flow import scan as scan
+from tracegrad.tracer.control_flow import switch as switch
+from tracegrad.tracer.control_flow import while_loop as while_loop
+from tracegrad.tracer.pytree import tree_flatten as _flatten
+
+
+def optimization_barrier(operand: Any, /) -> Any:
+    """The operand (a pytree), computed before anything that depends on the result."""
+    leaves, tree = _flatten(operand)
+    return tree.unflatten(_barrier(*[_value("optimization_barrier", x, i) for i, x in enumerate(leaves)]))
+
+
+def fft(x: Any, fft_type: Any, fft_lengths: Any) -> Any:
+    """The discrete Fourier transform of the trailing axes; `fft_type` is "fft", "ifft", "rfft" or "irfft"."""
+    kind = str(getattr(fft_type, "name", fft_type)).lower()
+    return _fft.fft(_value("fft", x), kind, tuple(fft_lengths))
+
+
+def platform_dependent(*args: Any, default: Callable[..., Any] | None = None, **per_platform: Callable[..., Any]) -> Any:
+    """The function for this platform, the CPU, applied to the arguments."""
+    function = per_platform.get("cpu", default)
+    if function is None:
+        raise NotImplementedError("platform_dependent: there is no function for 'cpu' and no default")
+    return function(*args)
+
+
+def with_sharding_constraint(x: Any, shardings: Any) -> Any:
+    """x: there is one device."""
+    return x
