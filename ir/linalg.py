@@ -204,7 +204,10 @@ def _eigh_evaluate(x: np.ndarray, *, lower: bool) -> tuple[np.ndarray, ...]:
         with np.errstate(all="ignore"):
             for a, vectors, values in zip(_matrices(x), _matrices(v), _matrices(w, 1), strict=True):
                 try:
-                    values[...], vectors[...] = np.linalg.eigh(a, "L" if lower else "U")
+                    if np.isfinite(a).all():
+                        values[...], vectors[...] = np.linalg.eigh(a, "L" if lower else "U")
+                    else:
+                        _nan(values, vectors)
                 except np.linalg.LinAlgError:
                     _nan(values, vectors)
     return v, w
@@ -289,7 +292,9 @@ def _svd_evaluate(x: np.ndarray, *, full_matrices: bool, compute_uv: bool) -> tu
     with np.errstate(all="ignore"):
         for i, a in enumerate(_matrices(x)):
             try:
-                if compute_uv:
+                if not np.isfinite(a).all():
+                    _nan(*[v[i] for v in views])
+                elif compute_uv:
                     views[1][i], views[0][i], views[2][i] = np.linalg.svd(a, full_matrices)
                 else:
                     views[0][i] = np.linalg.svd(a, compute_uv=False)

@@ -1,0 +1,653 @@
+"""Writing a native routine as text: structured loops, mutable scalars and arrays, straight to LLVM's language.
+
+Whatever is a routine rather than an expression of an index (a radix sort, an LU factorization, a call into LAPACK with its
+workspace) is a `Kernel`: one LLVM function that takes pointers to row-major buffers. The lowering rules call it; two equations
+that need the same kernel share it.
+
+    k = Kernel("axpy", {"x": "ptr", "y": "ptr", "n": "i64"})
+    x, y = k.array(k["x"], float32), k.array(k["y"], float32)
+    with k.loop(0, k["n"]) as i:
+        y[i] = y[i] + 2.0 * x[i]
+    k.text()
+
+Values carry their LLVM type; Python numbers become constants of the other operand's type. Scalars that change are `k.var`s (stack
+slots, which LLVM turns into registers). Booleans are stored as bytes, float16 and bfloat16 are computed in float32, complex values
+are pairs (`Complex`) that support the same arithmetic, so that one text of an algorithm serves all dtypes.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from tracegrad.ir.types import bfloat16
+
+_INTEGERS = {"i1": 1, "i8": 8, "i16": 16, "i32": 32, "i64": 64}
+_FLOATS = ("float", "double")
+
+_STORAGE = {
+    np.dtype(np.bool_): "i8",
+    np.dtype(np.int8): "i8",
+    np.dtype(np.uint8): "i8",
+    np.dtype(np.int16): "i16",
+    np.dtype(np.uint16): "i16",
+    np.dtype(np.int32): "i32",
+    np.dtype(np.uint32): "i32",
+    np.dtype(np.int64): "i64",
+    np.dtype(np.uint64): "i64",
+    np.dtype(np.float16): "half",
+    bfloat16: "bfloat",
+    np.dtype(np.float32): "float",
+    np.dtype(np.float64): "double",
+    np.dtype(np.complex64): "float",
+    np.dtype(np.complex128): "double",
+}
+
+
+def storage_type(dtype: Any) -> str:
+    """The LLVM type in memory of an element (of one half, for complex dtypes)."""
+    return _STORAGE[np.dtype(dtype)]
+
+
+def compute_type(dtype: Any) -> str:
+    """The LLVM type in which an element (one half of it, for complex dtypes) is computed with."""
+    storage = storage_type(dtype)
+    return "float" if storage in ("half", "bfloat") else storage
+
+
+def float_literal(value: float, type: str) -> str:
+    """LLVM's hexadecimal spelling, which is exact: float constants are written as the double they equal."""
+    if type == "float":
+        value = float(np.float32(value))
+    return "0x" + struct.pack(">d", value).hex().upper()
+
+
+class Value:
+    """An SSA value: its type and its spelling. `known` is the Python int it equals, for integer constants."""
+
+    __slots__ = ("k", "type", "ref", "known")
+
+    def __init__(self, k: Kernel, type: str, ref: str, known: int | None = None):
+        self.k, self.type, self.ref, self.known = k, type, ref, known
+
+    def __repr__(self) -> str:
+        return f"{self.type} {self.ref}"
+
+    @property
+    def is_float(self) -> bool:
+        return self.type in _FLOATS
+
+    def _binary(self, other: Any, integer: str, floating: str | None, fold: Callable[[int, int], int] | None = None) -> Any:
+        if isinstance(other, Complex):
+            return NotImplemented
+        k = self.k
+        other = k.value(other, self.type)
+        if self.type != other.type:
+            raise TypeError(f"{integer} of {self!r} and {other!r}")
+        if fold is not None and self.known is not None and other.known is not None and self.type == "i64":
+            return k.value(fold(self.known, other.known), "i64")
+        if self.is_float:
+            if floating is None:
+                raise TypeError(f"{integer} of {self!r} and {other!r}")
+            return k.emit(self.type, f"{floating} {k.fast}{self.type} {self.ref}, {other.ref}")
+        return k.emit(self.type, f"{integer} {self.type} {self.ref}, {other.ref}")
+
+    def _reversed(self, other: Any, operator: Callable[[Any, Any], Any]) -> Any:
+        return operator(self.k.value(other, self.type), self)
+
+    def __add__(self, other: Any) -> Any:
+        if self.known == 0 and not isinstance(other, Complex):
+            return self.k.value(other, self.type)
+        if isinstance(other, int) and other == 0 and not self.is_float:
+            return self
+        return self._binary(other, "add", "fadd", lambda a, b: a + b)
+
+    def __sub__(self, other: Any) -> Any:
+        return self._binary(other, "sub", "fsub", lambda a, b: a - b)
+
+    def __mul__(self, other: Any) -> Any:
+        if isinstance(other, int) and not self.is_float and other == 1:
+            return self
+        return self._binary(other, "mul", "fmul", lambda a, b: a * b)
+
+    def __truediv__(self, other: Any) -> Any:
+        if not self.is_float:
+            raise TypeError("use // or .udiv for integers")
+        return self._binary(other, "", "fdiv")
+
+    def __radd__(self, other: Any) -> Any:
+        return self._reversed(other, lambda a, b: a + b)
+
+    def __rsub__(self, other: Any) -> Any:
+        return self._reversed(other, lambda a, b: a - b)
+
+    def __rmul__(self, other: Any) -> Any:
+        return self * other
+
+    def __rtruediv__(self, other: Any) -> Any:
+        return self._reversed(other, lambda a, b: a / b)
+
+    def __floordiv__(self, other: Any) -> Value:
+        """Division that truncates (equal to Python's for operands that are not negative)."""
+        return self._binary(other, "sdiv", None)
+
+    def __mod__(self, other: Any) -> Value:
+        return self._binary(other, "srem", None)
+
+    def udiv(self, other: Any) -> Value:
+        return self._binary(other, "udiv", None)
+
+    def __and__(self, other: Any) -> Value:
+        return self._binary(other, "and", None)
+
+    def __or__(self, other: Any) -> Value:
+        return self._binary(other, "or", None)
+
+    def __xor__(self, other: Any) -> Value:
+        return self._binary(other, "xor", None)
+
+    def __lshift__(self, other: Any) -> Value:
+        return self._binary(other, "shl", None)
+
+    def __rshift__(self, other: Any) -> Value:
+        """Logical shift."""
+        return self._binary(other, "lshr", None)
+
+    def sar(self, other: Any) -> Value:
+        """Arithmetic shift."""
+        return self._binary(other, "ashr", None)
+
+    def __neg__(self) -> Value:
+        if self.is_float:
+            return self.k.emit(self.type, f"fneg {self.type} {self.ref}")
+        return self.k.value(0, self.type) - self
+
+    def __invert__(self) -> Value:
+        return self ^ self.k.value(-1 if self.type != "i1" else 1, self.type)
+
+    def _compare(self, other: Any, integer: str, floating: str | None) -> Value:
+        k = self.k
+        other = k.value(other, self.type)
+        op = f"fcmp {floating}" if self.is_float else f"icmp {integer}"
+        return k.emit("i1", f"{op} {self.type} {self.ref}, {other.ref}")
+
+    def __lt__(self, other: Any) -> Value:
+        return self._compare(other, "slt", "olt")
+
+    def __le__(self, other: Any) -> Value:
+        return self._compare(other, "sle", "ole")
+
+    def __gt__(self, other: Any) -> Value:
+        return self._compare(other, "sgt", "ogt")
+
+    def __ge__(self, other: Any) -> Value:
+        return self._compare(other, "sge", "oge")
+
+    def eq(self, other: Any) -> Value:
+        return self._compare(other, "eq", "oeq")
+
+    def ne(self, other: Any) -> Value:
+        return self._compare(other, "ne", "une")
+
+    def ult(self, other: Any) -> Value:
+        return self._compare(other, "ult", None)
+
+    def ule(self, other: Any) -> Value:
+        return self._compare(other, "ule", None)
+
+    def ugt(self, other: Any) -> Value:
+        return self._compare(other, "ugt", None)
+
+    def isnan(self) -> Value:
+        return self._compare(self, "ne", "uno")
+
+    def select(self, on_true: Any, on_false: Any) -> Any:
+        """This boolean's choice between two values of one type."""
+        if isinstance(on_true, Complex) or isinstance(on_false, Complex):
+            t, f = self.k.complex(on_true), self.k.complex(on_false)
+            return Complex(self.select(t.re, f.re), self.select(t.im, f.im))
+        if not isinstance(on_true, Value):
+            on_true = self.k.value(on_true, on_false.type)
+        on_false = self.k.value(on_false, on_true.type)
+        return self.k.emit(
+            on_true.type, f"select i1 {self.ref}, {on_true.type} {on_true.ref}, {on_true.type} {on_false.ref}"
+        )
+
+    def cast(self, type: str, signed: bool = True) -> Value:
+        """This number as another LLVM type; `signed` says how to read (or make) the integer of a conversion."""
+        k, old = self.k, self.type
+        if old == type:
+            return self
+        if self.known is not None and type in _INTEGERS:
+            return k.value(self.known, type)
+        if old in _INTEGERS and type in _INTEGERS:
+            if _INTEGERS[old] > _INTEGERS[type]:
+                op = "trunc"
+            else:
+                op = "sext" if signed and old != "i1" else "zext"
+        elif old in _INTEGERS:
+            op = "sitofp" if signed and old != "i1" else "uitofp"
+        elif type in _INTEGERS:
+            op = "fptosi" if signed else "fptoui"
+        else:
+            order = {"half": 1, "bfloat": 1, "float": 2, "double": 3}
+            op = "fpext" if order[type] > order[old] else "fptrunc"
+        return k.emit(type, f"{op} {old} {self.ref} to {type}")
+
+    def bits(self, type: str) -> Value:
+        """The same bits as another type of the same width."""
+        return self if self.type == type else self.k.emit(type, f"bitcast {self.type} {self.ref} to {type}")
+
+    # the real part of the protocol that Complex has too
+    def conj(self) -> Value:
+        return self
+
+    @property
+    def re(self) -> Value:
+        return self
+
+    def abs(self) -> Value:
+        return self.k.intrinsic("fabs", self)
+
+    def abs1(self) -> Value:
+        """A cheap norm, for choosing pivots."""
+        return self.abs()
+
+    def norm2(self) -> Value:
+        return self * self
+
+
+class Complex:
+    """A pair of Values with complex arithmetic."""
+
+    __slots__ = ("re", "im")
+
+    def __init__(self, re: Value, im: Value):
+        self.re, self.im = re, im
+
+    @property
+    def k(self) -> Kernel:
+        return self.re.k
+
+    @property
+    def type(self) -> str:
+        return self.re.type
+
+    def _lift(self, other: Any) -> Complex:
+        return self.k.complex(other, self.re.type)
+
+    def __add__(self, other: Any) -> Complex:
+        o = self._lift(other)
+        return Complex(self.re + o.re, self.im + o.im)
+
+    __radd__ = __add__
+
+    def __sub__(self, other: Any) -> Complex:
+        o = self._lift(other)
+        return Complex(self.re - o.re, self.im - o.im)
+
+    def __rsub__(self, other: Any) -> Complex:
+        return self._lift(other) - self
+
+    def __mul__(self, other: Any) -> Complex:
+        if isinstance(other, Value):
+            return Complex(self.re * other, self.im * other)
+        o = self._lift(other)
+        return Complex(self.re * o.re - self.im * o.im, self.re * o.im + self.im * o.re)
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, other: Any) -> Complex:
+        if isinstance(other, Value):
+            return Complex(self.re / other, self.im / other)
+        o = self._lift(other)
+        # Smith: divide by the larger part first, so that nothing overflows before the quotient does
+        wide = o.re.abs() >= o.im.abs()
+        large, small = wide.select(o.re, o.im), wide.select(o.im, o.re)
+        ratio = small / large
+        scale = large + small * ratio
+        a, b = wide.select(self.re, self.im), wide.select(self.im, self.re)
+        re = (a + b * ratio) / scale
+        im = (b - a * ratio) / scale
+        return Complex(re, wide.select(im, -im))
+
+    def __rtruediv__(self, other: Any) -> Complex:
+        return self._lift(other) / self
+
+    def __neg__(self) -> Complex:
+        return Complex(-self.re, -self.im)
+
+    def conj(self) -> Complex:
+        return Complex(self.re, -self.im)
+
+    def abs1(self) -> Value:
+        return self.re.abs() + self.im.abs()
+
+    def norm2(self) -> Value:
+        return self.re * self.re + self.im * self.im
+
+    def eq(self, other: Any) -> Value:
+        o = self._lift(other)
+        return self.re.eq(o.re) & self.im.eq(o.im)
+
+    def isnan(self) -> Value:
+        return self.re.isnan() | self.im.isnan()
+
+
+class Variable:
+    """A mutable scalar: `v.set(v.get() + 1)`."""
+
+    __slots__ = ("k", "type", "slots")
+
+    def __init__(self, k: Kernel, type: str, slots: tuple[str, ...]):
+        self.k, self.type, self.slots = k, type, slots
+
+    def get(self) -> Any:
+        parts = [self.k.emit(self.type, f"load {self.type}, ptr {slot}") for slot in self.slots]
+        return parts[0] if len(parts) == 1 else Complex(*parts)
+
+    def set(self, value: Any) -> None:
+        if len(self.slots) == 2:
+            value = self.k.complex(value, self.type)
+            values = [value.re, value.im]
+        else:
+            values = [self.k.value(value, self.type)]
+        for slot, v in zip(self.slots, values, strict=True):
+            if v.type != self.type:
+                raise TypeError(f"a variable of type {self.type} cannot hold {v!r}")
+            self.k.line(f"store {self.type} {v.ref}, ptr {slot}")
+
+    def add(self, value: Any) -> None:
+        self.set(self.get() + value)
+
+
+class Buffer:
+    """Elements in memory, row-major: `b[i, j]` loads, `b[i, j] = v` stores. `strides` count elements."""
+
+    __slots__ = ("k", "pointer", "dtype", "strides")
+
+    def __init__(self, k: Kernel, pointer: Value, dtype: Any, strides: tuple[Any, ...]):
+        self.k, self.pointer, self.dtype, self.strides = k, pointer, np.dtype(dtype), strides
+
+    def flat(self, index: Any) -> Value:
+        """The position, in elements, of an index (one entry for each stride; a plain integer for one dimension)."""
+        entries = index if isinstance(index, tuple) else (index,)
+        if len(entries) != len(self.strides):
+            raise IndexError(f"{len(entries)} indices for {len(self.strides)} dimensions")
+        total: Value = self.k.value(0, "i64")
+        for i, s in zip(entries, self.strides, strict=True):
+            total = total + self.k.value(i, "i64") * s
+        return total
+
+    def at(self, index: Any) -> Value:
+        """The address of an element."""
+        position = self.flat(index)
+        if self.dtype.kind == "c":
+            position = position * 2
+        return self.k.offset(self.pointer, position, storage_type(self.dtype))
+
+    def _load(self, pointer: Value) -> Value:
+        storage = storage_type(self.dtype)
+        value = self.k.emit(storage, f"load {storage}, ptr {pointer.ref}")
+        return value.cast("float") if storage in ("half", "bfloat") else value
+
+    def _store(self, pointer: Value, value: Value) -> None:
+        storage = storage_type(self.dtype)
+        if value.type != storage:
+            value = value.cast(storage, signed=False)
+        self.k.line(f"store {storage} {value.ref}, ptr {pointer.ref}")
+
+    def __getitem__(self, index: Any) -> Any:
+        pointer = self.at(index)
+        if self.dtype.kind != "c":
+            return self._load(pointer)
+        return Complex(self._load(pointer), self._load(self.k.offset(pointer, 1, storage_type(self.dtype))))
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        pointer = self.at(index)
+        compute = compute_type(self.dtype)
+        if self.dtype.kind != "c":
+            self._store(pointer, self.k.value(value, compute))
+            return
+        value = self.k.complex(value, compute)
+        self._store(pointer, value.re)
+        self._store(self.k.offset(pointer, 1, storage_type(self.dtype)), value.im)
+
+    def shifted(self, index: Any, strides: tuple[Any, ...] | None = None) -> Buffer:
+        """A buffer that starts at an element of this one."""
+        return Buffer(self.k, self.at(index), self.dtype, self.strides if strides is None else strides)
+
+
+class Kernel:
+    """One LLVM function under construction."""
+
+    def __init__(self, name: str, params: dict[str, str], result: str = "void", noalias: Sequence[str] = ()):
+        self.name = name
+        self.result = result
+        self.params = {p: Value(self, t, f"%{p}") for p, t in params.items()}
+        self.noalias = frozenset(noalias)
+        self.lines: list[str] = []
+        self.entry: list[str] = []
+        self.externals: dict[str, str] = {}
+        self.counter = 0
+        self.fast = ""
+        self.terminated = False
+
+    def __getitem__(self, name: str) -> Value:
+        return self.params[name]
+
+    # text
+    def line(self, text: str) -> None:
+        if not self.terminated:
+            self.lines.append("  " + text)
+
+    def fresh(self, prefix: str = "v") -> str:
+        self.counter += 1
+        return f"{prefix}{self.counter}"
+
+    def emit(self, type: str, text: str) -> Value:
+        name = "%" + self.fresh()
+        self.line(f"{name} = {text}")
+        return Value(self, type, name)
+
+    def label(self, name: str) -> None:
+        self.lines.append(f"{name}:")
+        self.terminated = False
+
+    def branch(self, target: str) -> None:
+        self.line(f"br label %{target}")
+        self.terminated = True
+
+    def branch_if(self, condition: Value, then: str, otherwise: str) -> None:
+        self.line(f"br i1 {condition.ref}, label %{then}, label %{otherwise}")
+        self.terminated = True
+
+    def ret(self, value: Value | None = None) -> None:
+        self.line("ret void" if value is None else f"ret {value.type} {value.ref}")
+        self.terminated = True
+
+    # values
+    def value(self, x: Any, type: str) -> Value:
+        """A Value as it is; a Python number as a constant of `type`."""
+        if isinstance(x, Value):
+            return x
+        if type in _FLOATS:
+            return Value(self, type, float_literal(float(x), type))
+        if type == "ptr":
+            raise TypeError(f"{x!r} is not a pointer")
+        x = int(x)
+        if type == "i1":
+            return Value(self, type, "true" if x else "false", x)
+        return Value(self, type, str(x), x)
+
+    def complex(self, x: Any, type: str | None = None) -> Complex:
+        if isinstance(x, Complex):
+            return x
+        if isinstance(x, Value):
+            return Complex(x, self.value(0, x.type))
+        x = complex(x)
+        return Complex(self.value(x.real, type or "double"), self.value(x.imag, type or "double"))
+
+    def number(self, x: Any, dtype: Any) -> Any:
+        """The constant x as an element of dtype is computed with."""
+        if np.dtype(dtype).kind == "c":
+            return self.complex(x, compute_type(dtype))
+        return self.value(x, compute_type(dtype))
+
+    def offset(self, pointer: Value, index: Any, type: str = "i8") -> Value:
+        """The address `index` elements of `type` further on."""
+        index = self.value(index, "i64")
+        if index.known == 0:
+            return pointer
+        return self.emit("ptr", f"getelementptr inbounds {type}, ptr {pointer.ref}, i64 {index.ref}")
+
+    def array(self, pointer: Value, dtype: Any, strides: Sequence[Any] = (1,)) -> Buffer:
+        return Buffer(self, pointer, dtype, tuple(strides))
+
+    def stack(self, dtype: Any, count: int, strides: Sequence[Any] = (1,)) -> Buffer:
+        """A small buffer on the stack."""
+        dtype = np.dtype(dtype)
+        name = "%" + self.fresh("stack")
+        total = count * (2 if dtype.kind == "c" else 1)
+        self.entry.append(f"  {name} = alloca [{max(total, 1)} x {storage_type(dtype)}], align 64")
+        return Buffer(self, Value(self, "ptr", name), dtype, tuple(strides))
+
+    def var(self, type: str, initial: Any = None, complex: bool = False) -> Variable:
+        slots = []
+        for _ in range(2 if complex else 1):
+            name = "%" + self.fresh("var")
+            self.entry.append(f"  {name} = alloca {type}")
+            slots.append(name)
+        variable = Variable(self, type, tuple(slots))
+        if initial is not None:
+            variable.set(initial)
+        return variable
+
+    def accumulator(self, dtype: Any, initial: Any) -> Variable:
+        """A variable that holds what an element of dtype is computed in."""
+        return self.var(compute_type(dtype), initial, np.dtype(dtype).kind == "c")
+
+    # control flow
+    @contextmanager
+    def loop(self, start: Any, stop: Any, step: int = 1) -> Iterator[Value]:
+        """Counts from start while below stop (above it, for a negative step); the counter is an i64."""
+        start, stop = self.value(start, "i64"), self.value(stop, "i64")
+        head, body, done = (self.fresh(p) for p in ("head", "body", "done"))
+        slot = self.var("i64", start)
+        self.branch(head)
+        self.label(head)
+        i = slot.get()
+        self.branch_if(i < stop if step > 0 else i > stop, body, done)
+        self.label(body)
+        yield i
+        self.line(f"%{self.fresh('next')} = add nsw i64 {i.ref}, {step}")
+        self.line(f"store i64 %next{self.counter}, ptr {slot.slots[0]}")
+        self.branch(head)
+        self.label(done)
+
+    @contextmanager
+    def loops(self, *extents: Any) -> Iterator[tuple[Value, ...]]:
+        """A nest of loops from 0."""
+        opened = [self.loop(0, n) for n in extents]
+        indices = tuple(o.__enter__() for o in opened)
+        yield indices
+        for o in reversed(opened):
+            o.__exit__(None, None, None)
+
+    @contextmanager
+    def while_(self, condition: Callable[[], Value]) -> Iterator[None]:
+        """Repeats while the condition, whose code is emitted at the head, holds."""
+        head, body, done = (self.fresh(p) for p in ("head", "body", "done"))
+        self.branch(head)
+        self.label(head)
+        self.branch_if(condition(), body, done)
+        self.label(body)
+        yield
+        self.branch(head)
+        self.label(done)
+
+    @contextmanager
+    def if_(self, condition: Value) -> Iterator[None]:
+        then, done = self.fresh("then"), self.fresh("done")
+        self.branch_if(condition, then, done)
+        self.label(then)
+        yield
+        self.branch(done)
+        self.label(done)
+
+    def if_else(self, condition: Value, then: Callable[[], None], otherwise: Callable[[], None]) -> None:
+        yes, no, done = self.fresh("then"), self.fresh("else"), self.fresh("done")
+        self.branch_if(condition, yes, no)
+        self.label(yes)
+        then()
+        self.branch(done)
+        self.label(no)
+        otherwise()
+        self.branch(done)
+        self.label(done)
+
+    @contextmanager
+    def arithmetic(self, flags: str) -> Iterator[None]:
+        """Floating-point operations in the block carry these fast-math flags (such as "contract reassoc")."""
+        old, self.fast = self.fast, flags + " " if flags else ""
+        yield
+        self.fast = old
+
+    # calls
+    def call(self, symbol: str, args: Sequence[Value], result: str = "void", attributes: str = "") -> Value | None:
+        """Call a function outside of this module (or another kernel), declaring it by the types of the arguments."""
+        types = ", ".join(a.type for a in args)
+        self.externals[symbol] = f"declare {result} @{symbol}({types}){attributes}"
+        text = f"call {result} @{symbol}({', '.join(map(repr, args))})"
+        if result == "void":
+            self.line(text)
+            return None
+        return self.emit(result, text)
+
+    def intrinsic(self, name: str, *args: Value, extra: str = "") -> Value:
+        """An overloaded LLVM intrinsic of one type: `intrinsic("fabs", x)`."""
+        t = args[0].type
+        suffix = {"float": "f32", "double": "f64"}.get(t, t)
+        symbol = f"llvm.{name}.{suffix}"
+        types = ", ".join(a.type for a in args)
+        fast = self.fast if args[0].is_float else ""
+        tail = f", {extra}" if extra else ""
+        tail_type = f", {extra.split()[0]}" if extra else ""
+        self.externals[symbol] = f"declare {t} @{symbol}({types}{tail_type})"
+        return self.emit(t, f"call {fast}{t} @{symbol}({', '.join(map(repr, args))}{tail})")
+
+    def sqrt(self, x: Value) -> Value:
+        return self.intrinsic("sqrt", x)
+
+    def memset(self, pointer: Value, byte: int, size: Any) -> None:
+        size = self.value(size, "i64")
+        self.externals["llvm.memset.p0.i64"] = "declare void @llvm.memset.p0.i64(ptr, i8, i64, i1)"
+        self.line(f"call void @llvm.memset.p0.i64(ptr {pointer.ref}, i8 {byte}, i64 {size.ref}, i1 false)")
+
+    def memcpy(self, target: Value, source: Value, size: Any) -> None:
+        size = self.value(size, "i64")
+        self.externals["llvm.memcpy.p0.p0.i64"] = "declare void @llvm.memcpy.p0.p0.i64(ptr, ptr, i64, i1)"
+        self.line(f"call void @llvm.memcpy.p0.p0.i64(ptr {target.ref}, ptr {source.ref}, i64 {size.ref}, i1 false)")
+
+    def load(self, pointer: Value, type: str) -> Value:
+        return self.emit(type, f"load {type}, ptr {pointer.ref}")
+
+    def by_reference(self, value: Any, dtype: Any = np.int32) -> Value:
+        """The address of a stack slot that holds a scalar: how Fortran takes its arguments."""
+        slot = self.stack(dtype, 1)
+        slot[0] = value
+        return slot.pointer
+
+    def text(self, linkage: str = "internal") -> str:
+        """The function's definition (without the declarations of what it calls: `externals`)."""
+        if not self.terminated:
+            self.ret()
+        params = ", ".join(
+            f"{v.type}{' noalias' if p in self.noalias else ''} {v.ref}" for p, v in self.params.items()
+        )
+        body = "\n".join(["entry:", *self.entry, "  br label %start", "start:", *self.lines])
+        return f"define {linkage} {self.result} @{self.name}({params}) #0 {{\n{body}\n}}\n"

@@ -1,0 +1,47 @@
+"""Routines that compiled programs call: kernels of our own, and the BLAS, LAPACK, FFT and special functions of NumPy and SciPy.
+
+A `Routine` is a kernel (`codegen.kernel`) over whole row-major buffers, made for given types: inputs, outputs, then scratch memory.
+External functions are known by symbols (`tg.lapack.dpotrf`), which the runtime resolves to addresses when it loads the object code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from tracegrad.codegen.kernel import Kernel
+
+_LETTERS = {"float32": "s", "float64": "d", "complex64": "c", "complex128": "z"}
+
+
+def lapack_symbol(name: str, dtype: Any) -> str:
+    """The symbol of a LAPACK routine, named without its letter for the dtype. Fortran's conventions, 32-bit integers."""
+    return f"tg.lapack.{_LETTERS[np.dtype(dtype).name]}{name}"
+
+
+def blas_symbol(name: str, dtype: Any) -> str:
+    """The symbol of a BLAS routine, named without its letter."""
+    return f"tg.blas.{_LETTERS[np.dtype(dtype).name]}{name}"
+
+
+class Routine:
+    """A kernel, what it declares, and how many bytes of scratch memory a call needs."""
+
+    __slots__ = ("name", "text", "declarations", "scratch")
+
+    def __init__(self, kernel: Kernel, scratch: int = 0):
+        self.name = kernel.name
+        self.text = kernel.text()
+        self.declarations = dict(kernel.externals)
+        self.scratch = scratch
+
+
+def lower_by(make: Callable[..., Routine]) -> Callable[[Any, Any], Any]:
+    """The lowering rule of a primitive whose whole work is a routine: `make(*in_types, **params)` gives it."""
+
+    def lower(ctx: Any, eqn: Any) -> Any:
+        return ctx.call_routine(eqn, make(*[a.type for a in eqn.inputs], **eqn.params))
+
+    return lower
