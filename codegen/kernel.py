@@ -213,9 +213,7 @@ class Value:
         if not isinstance(on_true, Value):
             on_true = self.k.value(on_true, on_false.type)
         on_false = self.k.value(on_false, on_true.type)
-        return self.k.emit(
-            on_true.type, f"select i1 {self.ref}, {on_true.type} {on_true.ref}, {on_true.type} {on_false.ref}"
-        )
+        return self.k.emit(on_true.type, f"select i1 {self.ref}, {on_true.type} {on_true.ref}, {on_true.type} {on_false.ref}")
 
     def cast(self, type: str, signed: bool = True) -> Value:
         """This number as another LLVM type; `signed` says how to read (or make) the integer of a conversion."""
@@ -646,8 +644,6 @@ class Kernel:
         """The function's definition (without the declarations of what it calls: `externals`)."""
         if not self.terminated:
             self.ret()
-        params = ", ".join(
-            f"{v.type}{' noalias' if p in self.noalias else ''} {v.ref}" for p, v in self.params.items()
-        )
+        params = ", ".join(f"{v.type}{' noalias' if p in self.noalias else ''} {v.ref}" for p, v in self.params.items())
         body = "\n".join(["entry:", *self.entry, "  br label %start", "start:", *self.lines])
         return f"define {linkage} {self.result} @{self.name}({params}) #0 {{\n{body}\n}}\n"

@@ -26,6 +26,21 @@ def blas_symbol(name: str, dtype: Any) -> str:
     return f"tg.blas.{_LETTERS[np.dtype(dtype).name]}{name}"
 
 
+def fft_symbol(name: str, real: Any) -> str:
+    """The symbol of an inner loop of NumPy's pocketfft: of the ufunc `name`, in the precision of the dtype `real`."""
+    return f"tg.fft.{_LETTERS[np.dtype(real).name]}.{name}"
+
+
+def fft_data_symbol(name: str, real: Any) -> str | None:
+    """The symbol of the datum that goes with the loop (it says the direction); None where there is none."""
+    return f"{fft_symbol(name, real)}.data" if name in ("fft", "ifft") else None
+
+
+def special_symbol(name: str) -> str:
+    """The symbol of a function of scipy.special.cython_special, by its C name there; its last argument is an int, 0."""
+    return f"tg.special.{name}"
+
+
 class Routine:
     """A kernel, what it declares, and how many bytes of scratch memory a call needs."""
 

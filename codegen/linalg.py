@@ -64,7 +64,11 @@ def _transpose(k: Kernel, source: Buffer, target: Buffer, rows: int, columns: in
 def _fill(k: Kernel, target: Buffer, count: Any, value: float) -> None:
     flat = Buffer(k, target.pointer, target.dtype, (1,))
     with k.loop(0, count) as i:
-        flat[i] = k.number(value, target.dtype) if target.dtype.kind != "c" else k.complex(complex(value, value), compute_type(target.dtype))
+        flat[i] = (
+            k.number(value, target.dtype)
+            if target.dtype.kind != "c"
+            else k.complex(complex(value, value), compute_type(target.dtype))
+        )
 
 
 def _copy(k: Kernel, source: Buffer, target: Buffer, count: int) -> None:
@@ -414,7 +418,16 @@ def _solve_blas(
         # a single right-hand side: op(a)^T from the right of a row is op(a) from the left of a column
         letter = {"N": "T", "T": "N"}.get(trans) if left_side else trans
         if letter is not None:
-            arguments = [f.character(uplo), f.character(letter), f.character(diag), size, a.pointer, size, x.pointer, f.integer(1)]
+            arguments = [
+                f.character(uplo),
+                f.character(letter),
+                f.character(diag),
+                size,
+                a.pointer,
+                size,
+                x.pointer,
+                f.integer(1),
+            ]
             k.call(blas_symbol("trsv", x.dtype), arguments)
             return
     arguments = [f.character("R" if left_side else "L"), f.character(uplo), f.character(trans), f.character(diag)]
@@ -568,7 +581,9 @@ def _expand_pairs(k: Kernel, columns: Buffer, target: Buffer, wi: Buffer, n: int
         first, second = imaginary > 0.0, imaginary < 0.0
         real_column = second.select(j - 1, j)
         imaginary_column = first.select(j + 1, j)
-        sign = first.select(k.value(1.0, imaginary.type), second.select(k.value(-1.0, imaginary.type), k.value(0.0, imaginary.type)))
+        sign = first.select(
+            k.value(1.0, imaginary.type), second.select(k.value(-1.0, imaginary.type), k.value(0.0, imaginary.type))
+        )
         with k.loop(0, n) as i:
             # a real eigenvalue reads its own column twice, the second time with the factor 0
             im = first.select(columns[imaginary_column, i], columns[j, i]) * sign
@@ -605,7 +620,17 @@ def svd_routine(x: ArrayType, *, full_matrices: bool, compute_uv: bool) -> Routi
             one = f.integer(1)
             vectors, job = [a.pointer, one, a.pointer, one], "N"
         with k.if_(_all_finite(k, source, m * n)):
-            arguments = [f.character(job), rows, f.integer(m), a.pointer, rows, s.pointer, *vectors, work.pointer, f.integer(lwork)]
+            arguments = [
+                f.character(job),
+                rows,
+                f.integer(m),
+                a.pointer,
+                rows,
+                s.pointer,
+                *vectors,
+                work.pointer,
+                f.integer(lwork),
+            ]
             if is_complex:
                 arguments.append(rwork.pointer)
             k.call(lapack_symbol("gesdd", dtype), [*arguments, iwork.pointer, info])
