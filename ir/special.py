@@ -81,7 +81,7 @@ def _igamma_parts(a: np.ndarray, x: np.ndarray) -> tuple[Any, np.ndarray, np.nda
 
 
 _MAX_TERMS = 20000
-_EPSILON = float(np.finfo(np.float64).eps)
+_EPSILON = 4 * float(np.finfo(np.float64).eps)
 
 
 def _series(a: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -112,7 +112,7 @@ def _fraction(a: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         p0, p1, dp0, dp1, q0, q1, dq0, dq1 = (v * scale for v in (p0, p1, dp0, dp1, q0, q1, dq0, dq1))
         new = p1 / q1
         new_slope = (dp1 - new * dq1) / q1
-        moving = (np.abs(new - value) > _EPSILON * np.abs(new)) | (np.abs(new_slope - slope) > _EPSILON * np.abs(new_slope))
+        moving = np.maximum(np.abs(new - value), np.abs(new_slope - slope)) > _EPSILON * np.maximum(np.abs(new), np.abs(new_slope))
         value, slope = new, new_slope
         if not moving.any():
             break

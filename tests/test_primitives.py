@@ -28,9 +28,11 @@ from tracegrad.ir.program import Program
 from tracegrad.ir.types import is_key
 from tracegrad.ir.verify import verify
 from tracegrad.tracer.staging import trace
+from tracegrad.transforms import leaf_rules  # noqa: F401
 from tracegrad.transforms.batch import batch_program
 from tracegrad.transforms.jvp import jvp_program
 from tracegrad.transforms.linearize import linearize_program
+from tracegrad.transforms.staged import stage
 from tracegrad.transforms.transpose import transpose_program
 from tracegrad.transforms.zero import Axis
 
@@ -122,6 +124,7 @@ def difference(fun: Callable[[float], Any], h: float = 1e-3) -> list[np.ndarray]
 
 def close(actual: Any, expected: Any, case: Case, what: str) -> None:
     for i, (x, y) in enumerate(zip(actual, expected, strict=True)):
+        y = np.where(np.isfinite(y), y, 0)  # what stays infinite or NaN does not change
         bound = 1e-7 * max(case.tolerance, 1.0) ** 0.25 * (1 + np.max(np.abs(y), initial=0.0))
         error = np.max(np.abs(x - y), initial=0.0)
         assert error <= bound, f"{what} {i}: rule gives\n{x}\ndifferences give\n{y}\n(error {error:.2g})"
@@ -173,9 +176,7 @@ def gradient_program(case: Case, program: Program, mask: tuple[bool, ...]) -> tu
         return run(backwards, *split.pick(values[:n], known), *values[n:])
 
     types = [*program.in_types, *[program.out_types[i].strong() for i in smooth]]
-    result, captured = trace(gradient, types, "gradient")
-    assert not captured
-    return result, smooth
+    return stage(gradient, types, "gradient"), smooth
 
 
 def pairing(xs: Any, ys: Any) -> float:
@@ -216,9 +217,10 @@ def check_second_order(case: Case) -> None:
 
     first, nonzero_out = jvp_program(program, mask, wanted)
     which = [n + list(np.flatnonzero(nonzero_out)).index(i) for i in smooth]
-    second, _ = jvp_program(first, mask + (False,) * len(t), tuple(i in which for i in range(len(first.outputs))))
+    second, nonzero_out = jvp_program(first, mask + (False,) * len(t), tuple(i in which for i in range(len(first.outputs))))
     verify(second)
-    actual = evaluate(second, *case.operands, *t, *u)[len(first.outputs) :]
+    given = dict(zip(np.flatnonzero(nonzero_out), evaluate(second, *case.operands, *t, *u)[len(first.outputs) :]))
+    actual = [given[i] for i in which]
     expected = difference(lambda h: [evaluate(first, *moved(case, h, u), *t)[i] for i in which])
     close(actual, expected, case, "second derivative, forward over forward")
 
@@ -313,7 +315,7 @@ CHECKS: dict[str, Check] = {
     "types": check_types,
     "jvp": check_jvp,
     "transpose": check_transpose,
-    "second": check_second_order,
+    "twice": check_second_order,
     "batch": check_batch,
 }
 
@@ -321,7 +323,11 @@ CHECKS: dict[str, Check] = {
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("kind", CHECKS)
 def test_equations(name: str, kind: str) -> None:
-    collect(all_cases()[name], CHECKS[kind])
+    cases = all_cases()[name]
+    if kind == "batch" and REGISTRY[name].family in ("elementwise", "special"):
+        # Batching them looks at ranks alone.
+        cases = list({tuple(len(t.shape) for t in case.types): case for case in reversed(cases)}.values())
+    collect(cases, CHECKS[kind])
 
 
 @pytest.mark.parametrize("name", NAMES)
