@@ -19,6 +19,7 @@ NAN = math.nan
 
 # log(2) and pi/2 in parts: the first have few enough bits that a small integer times them is exact.
 LN2 = {"f32": (0.693359375, -2.1219444005469057e-4), "f64": (0.6931471803691238, 1.9082149292705877e-10)}
+LARGEST_ANGLE = 2.0**51
 PI_2_F64 = (1.5707963267948966, 6.123233995736766e-17, -1.4973849048591833e-33)
 
 FUNCTIONS: dict[str, tuple[int, Callable[..., str]]] = {}
@@ -197,7 +198,8 @@ def acosh(w: Writer, x: str) -> str:
     t = w.sub(x, 1.0)
     moderate = w.call("log1p", w.add(t, w.sqrt(w.mul(t, w.add(t, 2.0)))))
     large = w.add(w.call("log", x), math.log(2))
-    return w.select(w.cmp("ogt", x, 2.0 ** (w.mantissa // 2 + 2)), large, moderate)
+    y = w.select(w.cmp("ogt", x, 2.0 ** (w.mantissa // 2 + 2)), large, moderate)
+    return w.select(w.cmp("olt", x, 1.0), NAN, y)
 
 
 @function(1)
@@ -213,8 +215,9 @@ def atanh(w: Writer, x: str) -> str:
 def _quadrants(w: Writer, x: str) -> tuple[str, str, str]:
     """(r, r_low, n): x = r + r_low + n pi/2 with |r| <= pi/4.
 
-    f64: three parts of pi/2 and fused multiply-adds leave an error far below an ulp for |x| up to about 1e9 (Cody and Waite's
-    method); f32 is reduced in f64. The callers send larger arguments elsewhere.
+    Cody and Waite's method with fused multiply-adds: pi/2 in three parts. x - n p1 is a multiple of 2^-52 below 1, hence exact, as long as
+    n is an exact integer, that is for |x| < 2^51; f32 is reduced in f64. Beyond that neighbouring f64 numbers are further apart than a
+    radian, and the callers give NaN, as they do for infinities: a reduction by tables would cost every call, vectorized as it is, twice its time.
     """
     n, n_int = w.round_to_int(w.mul(x, 2 / math.pi))
     p1, p2, p3 = PI_2_F64
@@ -272,6 +275,7 @@ def _trigonometric(w: Writer, x: str, shift: int) -> str:
     q = w.iadd(quadrant, shift)
     y = w.select(w.icmp("eq", w.iand(q, 1), 0), s, co)
     y = w.from_bits(w.ixor(w.to_bits(y), w.shl(w.lshr(w.iand(q, 2), 1), w.bits - 1)))
+    y = w.select(w.cmp("olt", w.abs(x), LARGEST_ANGLE), y, NAN)
     if shift == 0:
         y = w.select(w.cmp("oeq", x, 0.0), x, y)
     return y
@@ -285,6 +289,7 @@ def tan(w: Writer, x: str) -> str:
     s, co = _sin_cos(w, r, low)
     odd = w.icmp("ne", w.iand(quadrant, 1), 0)
     y = w.div(w.select(odd, w.neg(co), s), w.select(odd, s, co))
+    y = w.select(w.cmp("olt", w.abs(x), LARGEST_ANGLE), y, NAN)
     return w.select(w.cmp("oeq", x, 0.0), x, y)
 
 
@@ -383,8 +388,9 @@ def cbrt(w: Writer, x: str) -> str:
     """A guess from the exponent, refined by Halley's iteration."""
     a = w.abs(x)
     tiny = w.cmp("olt", a, 1.1754943508222875e-38 if w.single else 2.2250738585072014e-308)
+    huge = w.cmp("ogt", a, 2.0 ** (w.bias - 4))
     lift = 24 if w.single else 54
-    scaled = w.select(tiny, w.mul(a, 2.0**lift), a)
+    scaled = w.mul(a, w.select(tiny, 2.0**lift, w.select(huge, 2.0**-6, 1.0)))
     bits = w.to_bits(scaled)
     if w.single:
         third = w.emit(f"udiv i32 {bits}, 3")
@@ -401,7 +407,7 @@ def cbrt(w: Writer, x: str) -> str:
     square = w.mul(y, y)
     error = w.fma(w.neg(square), y, scaled) if not w.single else w.muladd(w.neg(square), y, scaled)
     y = w.muladd(error, w.div(1.0, w.mul(square, 3.0)), y)
-    y = w.select(tiny, w.mul(y, 2.0 ** (-lift // 3)), y)
+    y = w.mul(y, w.select(tiny, 2.0 ** (-lift // 3), w.select(huge, 4.0, 1.0)))
     keep = w.either(w.either(w.cmp("oeq", a, 0.0), w.cmp("oeq", a, INF)), w.cmp("uno", x, 0.0))
     return w.select(keep, x, w.copysign(y, x))
 
@@ -522,7 +528,7 @@ def erfc(w: Writer, x: str) -> str:
 @function(1)
 def erf_inv(w: Writer, x: str) -> str:
     """A polynomial in w = -log(1 - x^2), or its root where w is large (M. Giles, 2010)."""
-    v = w.neg(w.call("log1p", w.mul(w.neg(x), x)) if w.single else w.call("log", w.mul(w.sub(1.0, x), w.add(x, 1.0))))
+    v = w.neg(w.call("log", w.mul(w.sub(1.0, x), w.add(x, 1.0))))
     root = w.sqrt(v)
     if w.single:
         small = w.polynomial(w.sub(v, 2.5), c.ERFINV_F32_A)

@@ -1,0 +1,177 @@
+"""Compiles elementary functions into loops over arrays, for the tests of their accuracy."""
+
+from __future__ import annotations
+
+import ctypes
+from functools import cache
+
+import llvmlite.binding as llvm
+import numpy as np
+
+from tracegrad.codegen.elementary import closure, symbol
+from tracegrad.codegen.elementary.functions import FUNCTIONS
+
+_KEEP: list[object] = []
+
+
+def module_text(name: str, dtype: str) -> str:
+    """A module with `tg_loop(out, x, [y,] n)`, which applies the function to arrays."""
+    texts, declarations = closure({(name, dtype)})
+    operands = FUNCTIONS[name][0]
+    t = "float" if dtype == "f32" else "double"
+    params = ", ".join(["ptr noalias %out", *[f"ptr noalias %a{i}" for i in range(operands)], "i64 %n"])
+    loads = [f"  %p{i} = getelementptr inbounds {t}, ptr %a{i}, i64 %i\n  %v{i} = load {t}, ptr %p{i}" for i in range(operands)]
+    call = f"  %r = call {t} {symbol(name, dtype)}({', '.join(f'{t} %v{i}' for i in range(operands))})"
+    loop = [
+        f"define void @tg_loop({params}) {{",
+        "entry:\n  br label %head",
+        "head:\n  %i = phi i64 [0, %entry], [%next, %body]\n  %more = icmp slt i64 %i, %n\n  br i1 %more, label %body, label %exit",
+        "body:",
+        *loads,
+        call,
+        f"  %q = getelementptr inbounds {t}, ptr %out, i64 %i\n  store {t} %r, ptr %q",
+        "  %next = add nuw nsw i64 %i, 1\n  br label %head",
+        "exit:\n  ret void\n}",
+    ]
+    return "\n".join([*sorted(declarations), *texts, *loop])
+
+
+@cache
+def compiled(name: str, dtype: str) -> tuple[object, str]:
+    """(function over arrays, optimized LLVM text)."""
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    module = llvm.parse_assembly(module_text(name, dtype))
+    module.verify()
+    features = llvm.get_host_cpu_features().flatten()
+    machine = llvm.Target.from_default_triple().create_target_machine(cpu=llvm.get_host_cpu_name(), features=features, opt=3)
+    options = llvm.create_pipeline_tuning_options(speed_level=3)
+    options.loop_vectorization = True
+    builder = llvm.create_pass_builder(machine, options)
+    builder.getModulePassManager().run(module, builder)
+    text = str(module)
+    engine = llvm.create_mcjit_compiler(module, machine)
+    engine.finalize_object()
+    address = engine.get_function_address("tg_loop")
+    operands = FUNCTIONS[name][0]
+    native = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * (operands + 1), ctypes.c_int64)(address)
+    _KEEP.extend([engine, machine, builder])
+
+    def run(*xs: np.ndarray) -> np.ndarray:
+        xs = tuple(np.ascontiguousarray(x) for x in xs)
+        out = np.empty_like(xs[0])
+        native(out.ctypes.data, *[x.ctypes.data for x in xs], out.size)
+        return out
+
+    return run, text
+
+
+def references() -> dict[str, object]:
+    """The functions in multiple precision."""
+    import mpmath as mp
+
+    mp.mp.prec = 140
+    return {
+        "exp": mp.exp,
+        "exp2": lambda x: mp.mpf(2) ** x,
+        "expm1": mp.expm1,
+        "log": mp.log,
+        "log2": lambda x: mp.log(x) / mp.log(2),
+        "log1p": mp.log1p,
+        "sin": mp.sin,
+        "cos": mp.cos,
+        "tan": mp.tan,
+        "asin": mp.asin,
+        "acos": mp.acos,
+        "atan": mp.atan,
+        "atan2": mp.atan2,
+        "sinh": mp.sinh,
+        "cosh": mp.cosh,
+        "tanh": mp.tanh,
+        "asinh": mp.asinh,
+        "acosh": mp.acosh,
+        "atanh": mp.atanh,
+        "pow": mp.power,
+        "cbrt": lambda x: mp.sign(x) * mp.cbrt(abs(x)),
+        "rsqrt": lambda x: 1 / mp.sqrt(x),
+        "logistic": lambda x: 1 / (1 + mp.exp(-x)),
+        "erf": mp.erf,
+        "erfc": mp.erfc,
+        "erf_inv": mp.erfinv,
+    }
+
+
+def samples(name: str, dtype: str, n: int, seed: int = 0) -> list[tuple[np.ndarray, ...]]:
+    """Arguments over the whole range of a function: a list of tuples of n operands."""
+    r = np.random.default_rng(seed)
+    single = dtype == "f32"
+    top = 87.0 if single else 707.0
+    tiny, huge = (1e-37, 1e37) if single else (1e-300, 1e300)
+    epsilon = 1e-7 if single else 1e-15
+
+    def spread(low: float, high: float, signs: bool = True) -> np.ndarray:
+        x = np.exp(r.uniform(np.log(low), np.log(high), n))
+        return x * np.where(r.random(n) < 0.5, -1, 1) if signs else x
+
+    one: dict[str, list[np.ndarray]] = {
+        "exp": [r.uniform(-top, top, n), spread(1e-8, 1)],
+        "exp2": [r.uniform(-125, 127, n) if single else r.uniform(-1020, 1023, n)],
+        "expm1": [r.uniform(-10, top, n), spread(1e-8, 2)],
+        "log": [spread(tiny, huge, False), 1 + spread(1e-4, 0.5)],
+        "log2": [spread(tiny, huge, False), 1 + spread(1e-4, 0.5)],
+        "log1p": [spread(1e-9, 0.9), spread(1e-3, 1e30, False)],
+        "sin": [r.uniform(-10, 10, n), spread(1e-8, 2e15)],
+        "cos": [r.uniform(-10, 10, n), spread(1e-8, 2e15)],
+        "tan": [r.uniform(-10, 10, n), spread(1e-8, 2e15)],
+        "asin": [r.uniform(-1, 1, n), spread(1e-8, 1)],
+        "acos": [r.uniform(-1, 1, n), 1 - spread(epsilon, 0.1, False)],
+        "atan": [spread(1e-8, 1e8)],
+        "sinh": [r.uniform(-top, top, n), spread(1e-8, 2)],
+        "cosh": [r.uniform(-top, top, n)],
+        "tanh": [r.uniform(-12, 12, n), spread(1e-8, 2)],
+        "asinh": [spread(1e-8, 1e20)],
+        "acosh": [1 + spread(1e-6, 1e20, False)],
+        "atanh": [r.uniform(-1, 1, n), spread(1e-8, 0.5)],
+        "cbrt": [spread(tiny, huge)],
+        "rsqrt": [spread(tiny, huge, False)],
+        "logistic": [r.uniform(-80, 80, n)],
+        "erf": [r.uniform(-4, 4, n), spread(1e-8, 1)],
+        "erfc": [r.uniform(-4, 9.0 if single else 26.0, n)],
+        "erf_inv": [r.uniform(-1, 1, n), 1 - spread(epsilon, 0.1, False)],
+    }
+    if name == "pow":
+        base, exponent = (20, 4) if single else (100, 7)
+        pairs = [
+            (np.exp(r.uniform(-base, base, n)), r.uniform(-exponent, exponent, n)),
+            (r.uniform(0.5, 2, n), r.uniform(-100, 100, n)),
+        ]
+    elif name == "atan2":
+        pairs = [(r.normal(size=n), r.normal(size=n)), (r.normal(size=n) * 1e-3, r.normal(size=n))]
+    else:
+        pairs = [(x,) for x in one[name]]
+    kind = np.float32 if single else np.float64
+    return [tuple(x.astype(kind) for x in pair) for pair in pairs]
+
+
+def worst_error(name: str, dtype: str, n: int, seed: int = 0) -> tuple[float, tuple[float, ...]]:
+    """The largest error in units in the last place of the exact result over n samples per range, and where it is."""
+    import mpmath as mp
+
+    reference = references()[name]
+    run, _ = compiled(name, dtype)
+    kind = np.float32 if dtype == "f32" else np.float64
+    worst, where = 0.0, ()
+    for xs in samples(name, dtype, n, seed):
+        ys = run(*xs)  # type: ignore[operator]
+        for *args, y in zip(*xs, ys):
+            exact = reference(*[mp.mpf(float(a)) for a in args])  # type: ignore[operator]
+            if not mp.isfinite(exact):
+                continue
+            with np.errstate(over="ignore"):
+                rounded = kind(float(exact))
+            if not np.isfinite(rounded) or abs(rounded) < np.finfo(kind).tiny:
+                continue
+            error = abs(float((mp.mpf(float(y)) - exact) / mp.mpf(float(np.spacing(abs(rounded)))))) if np.isfinite(y) else np.inf
+            if error > worst:
+                worst, where = error, tuple(float(a) for a in args)
+    return worst, where

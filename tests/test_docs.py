@@ -1,0 +1,40 @@
+"""The pages of the documentation run: each page's Python blocks in order, in one namespace; `>>>` lines must print what follows."""
+
+from __future__ import annotations
+
+import doctest
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = sorted([*(ROOT / "docs").glob("*.md"), ROOT / "README.md"])
+BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_the_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, object] = {"__name__": f"docs_{page.stem}"}
+    text = page.read_text()
+    runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
+    with np.errstate(all="ignore"):
+        for match in BLOCK.finditer(text):
+            code, line = match.group(1), text.count("\n", 0, match.start(1))
+            if ">>>" in code:
+                test = doctest.DocTestParser().get_doctest(code, namespace, page.name, str(page), line)
+                report: list[str] = []
+                runner.run(test, out=report.append, clear_globs=False)
+                namespace.update(test.globs)
+                assert runner.summarize(verbose=False).failed == 0, "".join(report)
+            else:
+                exec(compile("\n" * line + code, str(page), "exec"), namespace)
+
+
+def test_links_between_pages_lead_somewhere() -> None:
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", page.read_text()):
+            if "://" not in target:
+                assert (page.parent / target).exists(), f"{page.name} links to {target}, which does not exist"

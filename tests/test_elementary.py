@@ -1,0 +1,99 @@
+"""Elementary functions in generated code: their errors against multiple precision, special values, and that they vectorize."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from elementary_harness import compiled, references, worst_error
+
+from tracegrad.codegen.elementary.functions import FUNCTIONS
+
+mpmath = pytest.importorskip("mpmath")
+
+# The errors, in units in the last place, that docs/accuracy.md promises.
+BOUNDS = {
+    **dict.fromkeys(["exp", "exp2", "log", "cbrt", "cos", "sin"], 1.6),
+    **dict.fromkeys(["expm1", "log2", "log1p", "rsqrt", "atan2", "pow", "cosh"], 2.0),
+    **dict.fromkeys(["tan", "asin", "acos", "atan", "sinh", "asinh", "atanh", "logistic"], 2.5),
+    **dict.fromkeys(["tanh", "acosh", "erf"], 3.0),
+    "erfc": 4.0,
+    "erf_inv": 5.0,
+}
+CASES = [(name, dtype) for name in BOUNDS for dtype in ("f32", "f64")]
+
+
+def test_every_function_has_a_bound() -> None:
+    assert set(BOUNDS) == set(references()) == set(FUNCTIONS) - {"exp_scaled"}
+
+
+@pytest.mark.parametrize(("name", "dtype"), CASES)
+def test_error_stays_within_the_promised_bound(name: str, dtype: str) -> None:
+    error, where = worst_error(name, dtype, 250, seed=1)
+    assert error <= BOUNDS[name], f"{name} {dtype}: {error:.2f} ulp at {where}"
+
+
+@pytest.mark.parametrize(("name", "dtype"), CASES)
+def test_loops_vectorize(name: str, dtype: str) -> None:
+    import llvmlite.binding as llvm
+
+    if "x86_64" not in llvm.get_default_triple():
+        pytest.skip("the widths below are those of x86-64")
+    _, text = compiled(name, dtype)
+    element = "float" if dtype == "f32" else "double"
+    assert any(f"<{n} x {element}>" in text for n in (2, 4, 8, 16))
+
+
+INF, NAN = np.inf, np.nan
+SPECIAL = {
+    "exp": [(-INF, 0.0), (INF, INF), (0.0, 1.0), (-0.0, 1.0), (-1e4, 0.0), (1e4, INF)],
+    "exp2": [(-INF, 0.0), (INF, INF), (3.0, 8.0), (-1.0, 0.5), (-2e3, 0.0), (2e3, INF)],
+    "expm1": [(-INF, -1.0), (INF, INF), (0.0, 0.0), (-0.0, -0.0), (1e4, INF), (-1e4, -1.0)],
+    "log": [(0.0, -INF), (-0.0, -INF), (INF, INF), (-1.0, NAN), (-INF, NAN), (1.0, 0.0)],
+    "log2": [(0.0, -INF), (INF, INF), (-1.0, NAN), (8.0, 3.0), (0.25, -2.0)],
+    "log1p": [(-1.0, -INF), (-2.0, NAN), (INF, INF), (0.0, 0.0), (-0.0, -0.0)],
+    "sin": [(0.0, 0.0), (-0.0, -0.0), (INF, NAN), (-INF, NAN)],
+    "cos": [(0.0, 1.0), (-0.0, 1.0), (INF, NAN)],
+    "tan": [(0.0, 0.0), (-0.0, -0.0), (INF, NAN)],
+    "asin": [(0.0, 0.0), (-0.0, -0.0), (1.1, NAN), (-1.1, NAN)],
+    "acos": [(1.0, 0.0), (1.1, NAN), (-1.1, NAN)],
+    "atan": [(0.0, 0.0), (-0.0, -0.0), (INF, np.pi / 2), (-INF, -np.pi / 2)],
+    "sinh": [(0.0, 0.0), (-0.0, -0.0), (INF, INF), (-INF, -INF)],
+    "cosh": [(0.0, 1.0), (INF, INF), (-INF, INF)],
+    "tanh": [(0.0, 0.0), (-0.0, -0.0), (INF, 1.0), (-INF, -1.0), (100.0, 1.0)],
+    "asinh": [(0.0, 0.0), (-0.0, -0.0), (INF, INF), (-INF, -INF)],
+    "acosh": [(1.0, 0.0), (INF, INF), (0.5, NAN), (-INF, NAN)],
+    "atanh": [(0.0, 0.0), (-0.0, -0.0), (1.0, INF), (-1.0, -INF), (1.5, NAN)],
+    "cbrt": [(0.0, 0.0), (-0.0, -0.0), (INF, INF), (-INF, -INF), (27.0, 3.0), (-8.0, -2.0)],
+    "rsqrt": [(0.0, INF), (INF, 0.0), (4.0, 0.5), (-1.0, NAN)],
+    "logistic": [(-INF, 0.0), (INF, 1.0), (0.0, 0.5)],
+    "erf": [(0.0, 0.0), (-0.0, -0.0), (INF, 1.0), (-INF, -1.0)],
+    "erfc": [(0.0, 1.0), (INF, 0.0), (-INF, 2.0)],
+    "erf_inv": [(0.0, 0.0), (-0.0, -0.0), (1.0, INF), (-1.0, -INF), (1.5, NAN)],
+}
+
+
+@pytest.mark.parametrize("dtype", ["f32", "f64"])
+@pytest.mark.parametrize("name", SPECIAL)
+def test_special_values_are_exact(name: str, dtype: str) -> None:
+    kind = np.float32 if dtype == "f32" else np.float64
+    xs, want = (np.array(v, kind) for v in zip(*SPECIAL[name], (NAN, NAN)))
+    got = compiled(name, dtype)[0](xs)  # type: ignore[operator]
+    np.testing.assert_array_equal(got, want)
+    ordered = ~np.isnan(want)
+    np.testing.assert_array_equal(np.signbit(got[ordered]), np.signbit(want[ordered]))
+
+
+@pytest.mark.parametrize("dtype", ["f32", "f64"])
+@pytest.mark.parametrize(("name", "reference"), [("pow", np.power), ("atan2", np.arctan2)])
+def test_special_pairs_are_those_of_numpy(name: str, reference: np.ufunc, dtype: str) -> None:
+    kind = np.float32 if dtype == "f32" else np.float64
+    values = np.array(
+        [0, -0.0, 1, -1, INF, -INF, NAN, 2, -2, 3, -3, 0.5, -0.5, 1e-30, -1e-30, 1e30, -1e30, 1.5, 5e15, 2.0**53 + 2], kind
+    )
+    x, y = (np.ascontiguousarray(v.ravel()) for v in np.meshgrid(values, values))
+    got = compiled(name, dtype)[0](x, y)  # type: ignore[operator]
+    with np.errstate(all="ignore"):
+        want = reference(x, y)
+    np.testing.assert_allclose(got, want, rtol=4 * np.finfo(kind).eps)
+    ordered = ~np.isnan(want)
+    np.testing.assert_array_equal(np.signbit(got[ordered]), np.signbit(want[ordered]))
