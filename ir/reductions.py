@@ -208,16 +208,17 @@ def _reduce(*arrays: np.ndarray, body: Any, axes: tuple[int, ...]) -> tuple[np.n
     n = len(arrays) // 2
     kept = [i for i in range(arrays[0].ndim) if i not in axes]
     shape = tuple(arrays[0].shape[i] for i in kept)
-    columns = [x.transpose(*axes, *kept).reshape(-1, math.prod(shape)) for x in arrays[:n]]
+    rows = math.prod(arrays[0].shape[i] for i in axes)
+    columns = [x.transpose(*axes, *kept).reshape(rows, math.prod(shape)) for x in arrays[:n]]
     accumulators = [np.full(columns[0].shape[1], init, x.dtype) for x, init in zip(arrays[:n], arrays[n:])]
     # A body of elementwise operations means the same on whole rows at once.
     if all(e.primitive.family in ("elementwise", "special") for e in body.walk()):
-        for rows in zip(*columns):
-            accumulators = [np.broadcast_to(a, columns[0].shape[1]) for a in evaluate(body, *accumulators, *rows)]
+        for row in zip(*columns):
+            accumulators = [np.broadcast_to(a, columns[0].shape[1]) for a in evaluate(body, *accumulators, *row)]
     else:
         for j in range(columns[0].shape[1]):
             state = tuple(np.asarray(a[j]) for a in accumulators)
-            for i in range(columns[0].shape[0]):
+            for i in range(rows):
                 state = evaluate(body, *state, *(np.asarray(c[i, j]) for c in columns))
             for a, value in zip(accumulators, state):
                 a[j] = value

@@ -637,6 +637,19 @@ def test_batching_agrees_with_a_loop(case: Case) -> None:
             check_batch(case, dims, 3)
 
 
+@case_parameters([c for c in CASES if c.batched])
+def test_a_batch_may_have_one_example_or_none(case: Case) -> None:
+    for dims in batch_choices([len(s) for s in case.shapes]):
+        if all(d is None for d in dims):
+            continue
+        check_batch(case, dims, 1)
+        operands = case.operands(case.rng())
+        args = [x if d is None else np.expand_dims(x, d).take([], d) for x, d in zip(operands, dims)]
+        outs, out_dims = case.prim.rule("batch")(Axis(0), tuple(args), dims, **case.params)
+        for out, d, one in zip(outs, out_dims, case.prim.evaluate(*operands, **case.params), strict=True):
+            assert out.shape == (*one.shape[:d], 0, *one.shape[d:])
+
+
 # Through the transformations: each rule's linear part can be transposed, differentiated again, and batched.
 
 
@@ -1012,6 +1025,7 @@ X, Y, W = np.linspace(0.1, 0.9, 6).reshape(2, 3), np.linspace(1, 2, 6).reshape(2
         (ops.add, [X, Y], ["add"]),
         (ops.sub, [X, Y], ["sub"]),
         (ops.mul, [X, Y], ["mul", "mul", "add"]),
+        (lambda x: ops.mul(x, x), [X], ["mul"]),
         (ops.div, [X, Y], ["div", "mul", "add"]),
         (lambda x: ops.max(x, 0.0), [X], ["mul"]),
         (lambda x: ops.select(ops.gt(x, 0.5), x, 0.0), [X], ["select"]),
