@@ -11,7 +11,7 @@ from tracegrad.ir.bind import type_of
 from tracegrad.ir.types import ArrayType
 from tracegrad.transforms.rules import bilinear, insert, shifted
 
-Dims = Sequence[int | None]
+Dims = Sequence[Any]  # for each operand an int, or None if it is not batched
 DimensionNumbers = tuple[tuple[tuple[int, ...], tuple[int, ...]], tuple[tuple[int, ...], tuple[int, ...]]]
 
 

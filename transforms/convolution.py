@@ -17,7 +17,7 @@ from tracegrad.ir.contractions import dilated_size
 from tracegrad.ir.types import ArrayType
 from tracegrad.transforms.rules import bilinear, broadcast_scalar, move_dim, scalar
 
-Dims = Sequence[int | None]
+Dims = Sequence[Any]  # for each operand an int, or None if it is not batched
 Specs = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 
 

@@ -149,7 +149,7 @@ _general_mul_jvp = e.mul_p.rule("jvp")
 
 def _mul_jvp(primals: Sequence[Any], tangents: Sequence[Any]) -> tuple[Sequence[Any], Sequence[Any]]:
     (x, y), (x_dot, y_dot) = primals, tangents
-    if x is y and x_dot is y_dot and is_inexact(type_of(x).dtype):
+    if x is y and x_dot is y_dot and not is_zero(x_dot):
         # x * x has one term, like a square.
         return (ops.mul(x, x),), (ops.mul(ops.mul(x, 2.0), x_dot),)
     return _general_mul_jvp(primals, tangents)

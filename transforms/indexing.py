@@ -28,7 +28,7 @@ from tracegrad.transforms.rules import (
 )
 from tracegrad.transforms.zero import Linear, Zero, is_zero
 
-Dims = Sequence[int | None]
+Dims = Sequence[Any]  # for each operand an int, or None if it is not batched
 Batched = tuple[Sequence[Any], Sequence[int]]
 
 SCATTER_MODE = {"fill": "drop", "clip": "clip", "promise_in_bounds": "promise_in_bounds"}

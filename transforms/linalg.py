@@ -32,7 +32,7 @@ from tracegrad.transforms.rules import (
 )
 from tracegrad.transforms.zero import Linear, Zero, is_zero
 
-Dims = Sequence[int | None]
+Dims = Sequence[Any]  # for each operand an int, or None if it is not batched
 Batched = tuple[Sequence[Any], Sequence[int]]
 Pair = tuple[Sequence[Any], Sequence[Any]]
 
@@ -380,7 +380,8 @@ def _tridiagonal_solve_jvp(primals: Sequence[Any], tangents: Sequence[Any]) -> P
     *diagonals_dot, b_dot = tangents
     (ans,) = bind(la.tridiagonal_solve_p, dl, d, du, b)
     if not all(is_zero(t) for t in diagonals_dot):
-        moved = _tridiagonal_product(*diagonals_dot, ans)
+        dl_dot, d_dot, du_dot = diagonals_dot
+        moved = _tridiagonal_product(dl_dot, d_dot, du_dot, ans)
         b_dot = ops.neg(moved) if is_zero(b_dot) else ops.sub(b_dot, moved)
     if is_zero(b_dot):
         return (ans,), _zeros_like((ans,))

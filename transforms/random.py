@@ -10,7 +10,7 @@ from tracegrad.ir import random as r
 from tracegrad.ir.bind import type_of
 from tracegrad.transforms.rules import elementwise_batch, first_dim, move_dim, zero_derivative
 
-Dims = Sequence[int | None]
+Dims = Sequence[Any]  # for each operand an int, or None if it is not batched
 Batched = tuple[Sequence[Any], Sequence[int]]
 
 for _prim in (r.threefry2x32_p, r.key_wrap_p, r.key_unwrap_p):

@@ -34,7 +34,7 @@ from tracegrad.transforms.rules import (
     zero_derivative,
 )
 
-Dims = Sequence[int | None]
+Dims = Sequence[Any]  # for each operand an int, or None if it is not batched
 Batched = tuple[Sequence[Any], Sequence[int]]
 
 

@@ -15,7 +15,7 @@ from tracegrad.transforms.indexing import take_along_axis
 from tracegrad.transforms.rules import NOT_LINEAR, align, first_dim, move_dim, shifted
 from tracegrad.transforms.zero import Zero, is_zero
 
-Dims = Sequence[int | None]
+Dims = Sequence[Any]  # for each operand an int, or None if it is not batched
 Batched = tuple[Sequence[Any], Sequence[int]]
 Pair = tuple[Sequence[Any], Sequence[Any]]
 

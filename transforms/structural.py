@@ -26,7 +26,7 @@ from tracegrad.transforms.rules import (
 )
 from tracegrad.transforms.zero import Linear, Zero, is_zero
 
-Dims = Sequence[int | None]
+Dims = Sequence[Any]  # for each operand an int, or None if it is not batched
 Batched = tuple[Sequence[Any], Sequence[int]]
 
 # Derivatives

@@ -22,7 +22,7 @@ from tracegrad.ir.types import ArrayType
 from tracegrad.transforms.reductions import product_of_others
 from tracegrad.transforms.rules import Along, align, first_dim, insert, linear_first, partials, scalar, transposes, zeros
 
-Dims = Sequence[int | None]
+Dims = Sequence[Any]  # for each operand an int, or None if it is not batched
 Batched = tuple[Sequence[Any], Sequence[int]]
 
 
