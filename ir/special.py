@@ -61,6 +61,11 @@ def _digamma(x: np.ndarray) -> Any:
     return np.where(x == 0, np.nan, _scipy("digamma")(x))
 
 
+def _lgamma(x: np.ndarray) -> Any:
+    # Infinity on both sides, as in C; SciPy has -inf at -inf.
+    return np.where(x == -np.inf, np.inf, _scipy("gammaln")(x))
+
+
 def _igamma_parts(a: np.ndarray, x: np.ndarray) -> tuple[Any, np.ndarray, np.ndarray]:
     """(by_series, value, derivative): the bracket that the regularized incomplete gamma function is made of, and its a-derivative.
 
@@ -150,7 +155,7 @@ def _random_gamma_grad(a: np.ndarray, x: np.ndarray) -> Any:
 erf_p, erf = special_function("erf", 1, _scipy("erf"))
 erfc_p, erfc = special_function("erfc", 1, _scipy("erfc"))
 erf_inv_p, erf_inv = special_function("erf_inv", 1, _scipy("erfinv"))
-lgamma_p, lgamma = special_function("lgamma", 1, _scipy("gammaln"))
+lgamma_p, lgamma = special_function("lgamma", 1, _lgamma)
 digamma_p, digamma = special_function("digamma", 1, _digamma)
 bessel_i0e_p, bessel_i0e = special_function("bessel_i0e", 1, _scipy("i0e"))
 bessel_i1e_p, bessel_i1e = special_function("bessel_i1e", 1, _scipy("i1e"))
