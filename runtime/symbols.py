@@ -1,0 +1,137 @@
+"""From the symbols in object code to addresses: BLAS, LAPACK, FFT and special functions of NumPy and SciPy, the C library.
+
+    tg.blas.sgemm, tg.lapack.dpotrf      routines in scipy.linalg.cython_blas and cython_lapack (Fortran's conventions)
+    tg.fft.d.rfft_n_even                 the inner loop of NumPy's pocketfft ufunc, f64 ("d") or f32 ("s")
+    tg.fft.d.fft.data                    the datum that belongs to the loop
+    tg.special.gammaln...                a function of scipy.special.cython_special, by its C name there
+    expf, memcpy, ...                    the C library's
+
+Nothing is loaded before a program needs it: SciPy's linear algebra takes a tenth of a second to import.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import ctypes.util
+from functools import cache, lru_cache
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+
+class SymbolError(RuntimeError):
+    """A routine that a compiled program calls is not to be found in this installation."""
+
+
+@cache
+def address(symbol: str) -> int:
+    """The address that a symbol stands for. Raises SymbolError if there is none."""
+    kind, _, rest = symbol.removeprefix("tg.").partition(".") if symbol.startswith("tg.") else ("c", "", symbol)
+    try:
+        return _FINDERS[kind](rest)
+    except KeyError:
+        raise SymbolError(f"the routine {symbol!r} that compiled code calls is not in this installation") from None
+
+
+def _capsule_address(module: ModuleType, name: str) -> int:
+    """The C pointer of a function that a Cython module exports."""
+    capsule = module.__pyx_capi__[name]
+    api = ctypes.pythonapi
+    api.PyCapsule_GetName.restype = ctypes.c_char_p
+    api.PyCapsule_GetName.argtypes = [ctypes.py_object]
+    api.PyCapsule_GetPointer.restype = ctypes.c_void_p
+    api.PyCapsule_GetPointer.argtypes = [ctypes.py_object, ctypes.c_char_p]
+    return int(api.PyCapsule_GetPointer(capsule, api.PyCapsule_GetName(capsule)))
+
+
+def _blas(name: str) -> int:
+    from scipy.linalg import cython_blas
+
+    return _capsule_address(cython_blas, name)
+
+
+def _lapack(name: str) -> int:
+    from scipy.linalg import cython_lapack
+
+    return _capsule_address(cython_lapack, name)
+
+
+def _special(name: str) -> int:
+    from scipy.special import cython_special
+
+    return _capsule_address(cython_special, name)
+
+
+class _UfuncHead(ctypes.Structure):
+    """The public beginning of NumPy's ufunc objects (numpy/ufuncobject.h)."""
+
+    _fields_ = [
+        ("refcount", ctypes.c_ssize_t),
+        ("type", ctypes.c_void_p),
+        ("nin", ctypes.c_int),
+        ("nout", ctypes.c_int),
+        ("nargs", ctypes.c_int),
+        ("identity", ctypes.c_int),
+        ("functions", ctypes.POINTER(ctypes.c_void_p)),
+        ("data", ctypes.POINTER(ctypes.c_void_p)),
+        ("ntypes", ctypes.c_int),
+    ]
+
+
+def _fft(rest: str) -> int:
+    letter, name, *tail = rest.split(".")
+    head, ufunc = _fft_ufunc(name)
+    want = {"s": "f", "d": "d"}[letter]
+    index = next(i for i, types in enumerate(ufunc.types) if types[-1].lower() == want)
+    found = (head.data if tail else head.functions)[index]
+    return int(found or 0)
+
+
+@cache
+def _fft_ufunc(name: str) -> tuple[Any, Any]:
+    """The ufunc of NumPy's pocketfft and its head, checked: the module is private and its objects are read as C structures."""
+    try:
+        from numpy.fft import _pocketfft_umath  # type: ignore[attr-defined]
+
+        ufunc = getattr(_pocketfft_umath, name)
+    except (ImportError, AttributeError):
+        raise KeyError(name) from None
+    # The object may be preceded by more than a reference count and a type in builds without the GIL.
+    offset = object.__basicsize__ - 16
+    head = _UfuncHead.from_address(id(ufunc) + offset)
+    if (head.nin, head.nout, head.nargs, head.ntypes) != (ufunc.nin, ufunc.nout, ufunc.nargs, ufunc.ntypes):
+        raise SymbolError(f"NumPy {np.__version__} lays out its FFT functions differently than expected; compiled FFTs cannot be used with it")
+    return head, ufunc
+
+
+@lru_cache(maxsize=1)
+def _process() -> ctypes.CDLL:
+    return ctypes.CDLL(None)
+
+
+@lru_cache(maxsize=1)
+def _libm() -> ctypes.CDLL:
+    return ctypes.CDLL(ctypes.util.find_library("m"))
+
+
+def _c(name: str) -> int:
+    for library in (_process, _libm):
+        try:
+            function = getattr(library(), name)
+        except (AttributeError, OSError):
+            continue
+        return int(ctypes.cast(function, ctypes.c_void_p).value or 0)
+    raise KeyError(name)
+
+
+_REGISTERED: dict[str, int] = {}
+
+
+def register(name: str, pointer: int) -> str:
+    """Give the symbol `tg.runtime.<name>` an address; the symbol."""
+    _REGISTERED[name] = pointer
+    return f"tg.runtime.{name}"
+
+
+_FINDERS = {"blas": _blas, "lapack": _lapack, "fft": _fft, "special": _special, "runtime": _REGISTERED.__getitem__, "c": _c}
