@@ -61,7 +61,9 @@ class Flat:
     out_tree: TreeDef
     aux_tree: TreeDef | None
 
-    def __init__(self, fun: Callable[..., Any], in_tree: TreeDef, has_aux: bool, what: str, call: Callable[..., Any] | None = None):
+    def __init__(
+        self, fun: Callable[..., Any], in_tree: TreeDef, has_aux: bool, what: str, call: Callable[..., Any] | None = None
+    ):
         self.fun = fun
         self.in_tree = in_tree
         self.has_aux = has_aux
@@ -355,7 +357,9 @@ class _Pushforward:
 
     __slots__ = ("lin_program", "types", "nonzero", "in_tree", "out_types", "nonzero_out", "out_tree", "names")
 
-    def __init__(self, program: Any, types: Any, nonzero: Any, in_tree: Any, out_types: Any, nonzero_out: Any, out_tree: Any, names: Any):
+    def __init__(
+        self, program: Any, types: Any, nonzero: Any, in_tree: Any, out_types: Any, nonzero_out: Any, out_tree: Any, names: Any
+    ):
         self.lin_program = program
         self.types = types
         self.nonzero = nonzero
@@ -372,7 +376,10 @@ class _Pushforward:
                 "linearized function: the tangents must have the structure of the primals; "
                 f"{structure_error('primals', self.in_tree, 'tangents', tree)}"
             )
-        given = [_checked_tangent("linearized function", lambda: self.names, i, t, d) for i, (t, d) in enumerate(zip(self.types, leaves))]
+        given = [
+            _checked_tangent("linearized function", lambda: self.names, i, t, d)
+            for i, (t, d) in enumerate(zip(self.types, leaves))
+        ]
         results = iter(run(self.lin_program, *residuals, *[instantiate(t) for t, nz in zip(given, self.nonzero) if nz]))
         outs = [next(results) if nz else Zero(tangent_type(t)) for t, nz in zip(self.out_types, self.nonzero_out)]
         return tree_unflatten(self.out_tree, [derivative_result(x, t) for x, t in zip(outs, self.out_types)])
@@ -481,8 +488,12 @@ def linear_transpose(fun: Callable[..., Any], *primals: Any, reduce_axes: Sequen
         for x, t in zip(leaves, out_types):
             shape, dtype = _shape_and_dtype("linear_transpose", x)
             if shape != t.shape or dtype != t.dtype:
-                raise TypeError(f"linear_transpose: the cotangent of an output {t} must be of that type, got {dtype}{list(shape)}")
+                raise TypeError(
+                    f"linear_transpose: the cotangent of an output {t} must be of that type, got {dtype}{list(shape)}"
+                )
         cts = backward(program, [*captured, *[Linear(t) for t in types]], leaves)
-        return tree_unflatten(tree, [derivative_result(ct if not isinstance(ct, Zero) else Zero(t.strong()), t) for ct, t in zip(cts, types)])
+        return tree_unflatten(
+            tree, [derivative_result(ct if not isinstance(ct, Zero) else Zero(t.strong()), t) for ct, t in zip(cts, types)]
+        )
 
     return transposed

@@ -120,7 +120,9 @@ def stripped(interpreter: Any, kind: type[DualTracer], values: Sequence[Any]) ->
 
 
 @cached
-def jvp_program(program: Program, nonzero: tuple[bool, ...], instantiated: tuple[bool, ...] = ()) -> tuple[Program, tuple[bool, ...]]:
+def jvp_program(
+    program: Program, nonzero: tuple[bool, ...], instantiated: tuple[bool, ...] = ()
+) -> tuple[Program, tuple[bool, ...]]:
     """Forward mode as a program: (primals..., tangents of the nonzero inputs...) -> (outputs..., nonzero output tangents...).
 
     instantiated: outputs whose tangents are given out in any case. Returns the program and which outputs have tangents.

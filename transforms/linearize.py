@@ -91,9 +91,7 @@ class Linearized:
     def apply(self, tangents: Sequence[Any]) -> list[Any]:
         """The derivative along `tangents` (of the inputs that were differentiated); `Zero` where an output does not depend on them."""
         results = iter(run(self.program, *self.residuals, *tangents))
-        return [
-            next(results) if nz else Zero(tangent_type(type_of(x))) for x, nz in zip(self.outs, self.nonzero_out)
-        ]
+        return [next(results) if nz else Zero(tangent_type(type_of(x))) for x, nz in zip(self.outs, self.nonzero_out)]
 
 
 def linearize_flat(

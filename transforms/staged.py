@@ -16,7 +16,7 @@ from tracegrad.ir.program import Atom, Constant, Equation, Literal, Program, Var
 from tracegrad.ir.types import ArrayType, is_key
 from tracegrad.tracer.staging import Staging
 from tracegrad.tracer.tracer import Tracer
-from tracegrad.transforms.zero import Zero, instantiate
+from tracegrad.transforms.zero import instantiate
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -60,7 +60,9 @@ def close(staging: Staging, outputs: Sequence[Atom]) -> Program:
 
 def concrete_constant(var: Var, x: Any) -> np.ndarray:
     if isinstance(x, Tracer) or is_key(var.type.dtype):
-        raise RuntimeError(f"a closed program captured {x!r}; a derivative or batching rule keeps a traced value outside its arguments")
+        raise RuntimeError(
+            f"a closed program captured {x!r}; a derivative or batching rule keeps a traced value outside its arguments"
+        )
     return np.asarray(x).astype(var.type.dtype, copy=False)
 
 
@@ -85,13 +87,14 @@ class Split(NamedTuple):
     known: takes the known inputs, gives the known outputs and then the stored residuals.
     unknown: takes the residuals and then the unknown inputs.
     residuals: where each comes from: ("in", i), the i-th known input; ("out", k), the k-th output of `known`.
-    unknown_out: which outputs of the original are computed by `unknown`.
+    unknown_out: which outputs of the original are computed by `unknown`. num_outs: how many `known` gives before the stored residuals.
     """
 
     known: Program
     unknown: Program
     residuals: tuple[tuple[str, int], ...]
     unknown_out: tuple[bool, ...]
+    num_outs: int
 
     @property
     def num_residuals(self) -> int:
@@ -141,10 +144,12 @@ def finish_split(
         inputs.append(var)
         sources.append(position[atom])
     remade = _remade(free, needed)
-    rest = rest.replace(inputs=[*inputs, *rest.inputs[len(captured) :]], constants=constants, equations=[*remade, *rest.equations])
+    rest = rest.replace(
+        inputs=[*inputs, *rest.inputs[len(captured) :]], constants=constants, equations=[*remade, *rest.equations]
+    )
     if shared:
         rest = renamed(rest, shared)
-    return Split(close(known, outputs), rest, tuple(sources), tuple(unknown_out))
+    return Split(close(known, outputs), rest, tuple(sources), tuple(unknown_out), len(known_outs))
 
 
 def _independent(staging: Staging) -> dict[Var, Equation]:
@@ -173,12 +178,3 @@ def renamed(program: Program, names: dict[Var, Atom]) -> Program:
     equations = [e.replace(inputs=substitute(e, names)) for e in program.equations]
     outputs = [names.get(a, a) if type(a) is Var else a for a in program.outputs]
     return program.replace(equations=equations, outputs=outputs)
-
-
-def zeros_of(type: ArrayType) -> Any:
-    """Zeros of a type, as an operation of the current interpreter."""
-    return instantiate(Zero(type))
-
-
-def is_literal(atom: Atom) -> bool:
-    return isinstance(atom, Literal)

@@ -60,11 +60,11 @@ def backward(program: Program, inputs: Sequence[Any], cts: Sequence[Any]) -> lis
 
 @cached
 def transpose_program(
-    program: Program, linear: tuple[bool, ...], nonzero: tuple[bool, ...], instantiated: bool = False
+    program: Program, linear: tuple[bool, ...], nonzero: tuple[bool, ...], instantiated: tuple[bool, ...] = ()
 ) -> tuple[Program, tuple[bool, ...]]:
     """Transposition as a program: (inputs that are not linear..., nonzero cotangents...) -> nonzero cotangents of the linear inputs.
 
-    nonzero: which outputs have cotangents. instantiated: give all cotangents out. Returns the program and which linear inputs have cotangents.
+    nonzero: which outputs have cotangents. instantiated: which linear inputs get one in any case. Returns the program and which have one.
     """
     fixed = [v.type for v, lin in zip(program.inputs, linear, strict=True) if not lin]
     nonzero_out: tuple[bool, ...] = ()
@@ -75,7 +75,8 @@ def transpose_program(
         inputs = [Linear(v.type) if lin else next(known) for v, lin in zip(program.inputs, linear)]
         cts = [next(given) if nz else Zero(tangent_type(a.type)) for a, nz in zip(program.outputs, nonzero, strict=True)]
         results = backward(program, inputs, cts)
-        nonzero_out = tuple([instantiated or type(ct) is not Zero for ct in results])
+        forced = instantiated or (False,) * len(results)
+        nonzero_out = tuple([f or type(ct) is not Zero for ct, f in zip(results, forced)])
         return [instantiate(ct) for ct, nz in zip(results, nonzero_out) if nz]
 
     ct_types = [tangent_type(a.type) for a, nz in zip(program.outputs, nonzero) if nz]

@@ -42,7 +42,9 @@ def vmap(
     for what, axes in (("in_axes", in_axes), ("out_axes", out_axes)):
         for leaf in tree_flatten(axes, _is_none)[0]:
             if leaf is not None and (not isinstance(leaf, int) or isinstance(leaf, bool)):
-                raise TypeError(f"vmap {what} must be an int, None, or (nested) containers of those, but found {leaf!r} in {axes!r}")
+                raise TypeError(
+                    f"vmap {what} must be an int, None, or (nested) containers of those, but found {leaf!r} in {axes!r}"
+                )
 
     @functools.wraps(fun, updated=())
     def vmap_f(*args: Any, **kwargs: Any) -> Any:
@@ -155,7 +157,9 @@ def _size(
     if len(sizes) == 1:
         return sizes.pop()
     lines = [
-        f"  {name} has size {s[d]} along axis {d} (its shape is {s})" for name, s, d in zip(names(), shapes, dims) if d is not None
+        f"  {name} has size {s[d]} along axis {d} (its shape is {s})"
+        for name, s, d in zip(names(), shapes, dims)
+        if d is not None
     ]
     if axis_size is not None:
         lines.append(f"  axis_size is {axis_size}")
