@@ -6,7 +6,7 @@ External functions are known by symbols (`tg.lapack.dpotrf`), which the runtime 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -42,14 +42,21 @@ def special_symbol(name: str) -> str:
 
 
 class Routine:
-    """A kernel, what it declares, and how many bytes of scratch memory a call needs."""
+    """A kernel with the kernels that it calls.
 
-    __slots__ = ("name", "text", "declarations", "scratch")
+    definitions: LLVM text by function name (a module holds each once, whoever needs it); declarations: of external symbols;
+    scratch: how many bytes of scratch memory a call needs.
+    """
 
-    def __init__(self, kernel: Kernel, scratch: int = 0):
+    __slots__ = ("name", "definitions", "declarations", "scratch")
+
+    def __init__(self, kernel: Kernel, scratch: int = 0, helpers: Iterable[Kernel] = ()):
         self.name = kernel.name
-        self.text = kernel.text()
-        self.declarations = dict(kernel.externals)
+        self.definitions: dict[str, str] = {}
+        self.declarations: dict[str, str] = {}
+        for k in (*helpers, kernel):
+            self.definitions[k.name] = k.text()
+            self.declarations.update(k.externals)
         self.scratch = scratch
 
 
