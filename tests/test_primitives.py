@@ -18,7 +18,7 @@ import pytest
 from primitive_samples import C128, F64, HALF, Case, all_cases, draw, sample
 
 import tracegrad
-from tracegrad.ir import control_flow, ops  # noqa: F401
+from tracegrad.ir import ops
 from tracegrad.ir.bind import bind1
 from tracegrad.ir.config import config
 from tracegrad.ir.evaluate import evaluate, run
@@ -28,7 +28,7 @@ from tracegrad.ir.program import Program
 from tracegrad.ir.types import is_key
 from tracegrad.ir.verify import verify
 from tracegrad.tracer.staging import trace
-from tracegrad.transforms import leaf_rules  # noqa: F401
+from tracegrad.transforms import calls, control_flow, leaf_rules, scan  # noqa: F401
 from tracegrad.transforms.batch import batch_program
 from tracegrad.transforms.jvp import jvp_program
 from tracegrad.transforms.linearize import linearize_program
@@ -159,7 +159,7 @@ def check_jvp(case: Case) -> None:
         close([given[i] for i in smooth], expected, case, f"tangent (operands {[i for i, m in enumerate(mask) if m]})")
 
 
-def gradient_program(case: Case, program: Program, mask: tuple[bool, ...]) -> tuple[Program, list[int]]:
+def gradient_program(program: Program, mask: tuple[bool, ...]) -> tuple[Program, list[int]]:
     """(operands, cotangents of the smooth outputs) -> cotangents of the operands in `mask`; and which outputs those are."""
     smooth = smooth_outputs(program)
     split = linearize_program(program, mask, tuple(i in smooth for i in range(len(program.outputs))))
@@ -167,7 +167,7 @@ def gradient_program(case: Case, program: Program, mask: tuple[bool, ...]) -> tu
     verify(split.unknown)
     linear = (False,) * split.num_residuals + (True,) * sum(mask)
     outs = [i for i, unknown in enumerate(split.unknown_out) if unknown]
-    backwards, _ = transpose_program(split.unknown, linear, tuple(i in smooth for i in outs), True)
+    backwards, _ = transpose_program(split.unknown, linear, tuple(i in smooth for i in outs), (True,) * sum(mask))
     verify(backwards)
     n = len(program.inputs)
 
@@ -188,7 +188,7 @@ def check_transpose(case: Case) -> None:
     if case.order < 1 or not case.reverse or not case.differentiable or not smooth_outputs(program):
         return
     for mask in masks(case):
-        gradient, smooth = gradient_program(case, program, mask)
+        gradient, smooth = gradient_program(program, mask)
         derivative, nonzero_out = jvp_program(program, mask, tuple(i in smooth for i in range(len(program.outputs))))
         tangents = [t for i, t in zip(case.differentiable, directions(case, "t")) if mask[i]]
         cts = [draw(program.out_types[i].dtype, program.out_types[i].shape, -1, 1, f"ct{i}") for i in smooth]
@@ -225,13 +225,18 @@ def check_second_order(case: Case) -> None:
     close(actual, expected, case, "second derivative, forward over forward")
 
     if case.reverse:
-        gradient, _ = gradient_program(case, program, mask)
+        gradient, _ = gradient_program(program, mask)
         cts = [draw(program.out_types[i].dtype, program.out_types[i].shape, -1, 1, f"ct{i}") for i in smooth]
         second, _ = jvp_program(gradient, mask + (False,) * len(cts), (True,) * len(gradient.outputs))
         verify(second)
         actual = evaluate(second, *case.operands, *cts, *u)[len(gradient.outputs) :]
         expected = difference(lambda h: evaluate(gradient, *moved(case, h, u), *cts))
         close(actual, expected, case, "second derivative, forward over reverse")
+
+        back, _ = gradient_program(gradient, mask + (False,) * len(cts))
+        weights = [draw(t.dtype, t.shape, -1, 1, f"w{i}") for i, t in enumerate(gradient.out_types)]
+        left, right = pairing(weights, actual), pairing(evaluate(back, *case.operands, *cts, *weights), u)
+        assert abs(left - right) <= 1e-8 * max(case.tolerance, 1.0) * (1 + abs(left)), f"reverse over reverse: {left} and {right}"
 
 
 # Batching
