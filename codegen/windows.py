@@ -1,0 +1,252 @@
+"""Native sliding windows. Every reduction is separable, so it is done one axis after the other, vectorized over inner axes."""
+
+from __future__ import annotations
+
+import hashlib
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from tracegrad.codegen.kernel import Buffer, Kernel, Value
+from tracegrad.codegen.library import Routine, lower_by
+from tracegrad.ir.contractions import accumulation_dtype, dilated_size, window_count
+from tracegrad.ir.types import ArrayType, is_inexact
+from tracegrad.ir.windows import reduce_window_p, select_and_gather_add_p, select_and_scatter_add_p, window_identity
+
+VECTOR = 16
+"""From this many inner elements on, a window is reduced row by row."""
+
+
+def combine(k: Kernel, kind: str, dtype: np.dtype, x: Any, y: Any) -> Any:
+    """Two elements combined; maxima and minima propagate NaN."""
+    if kind == "add":
+        return x | y if dtype.kind == "b" else x + y
+    if kind == "mul":
+        return x & y if dtype.kind == "b" else x * y
+    if is_inexact(dtype):
+        return k.intrinsic("maximum" if kind == "max" else "minimum", x, y)
+    return k.intrinsic(("s" if dtype.kind == "i" else "u") + kind, x, y)
+
+
+def _row_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(prod(shape[d + 1 :]) for d in range(len(shape)))
+
+
+def reduce_window_routine(
+    x: ArrayType,
+    *,
+    kind: str,
+    window_dimensions: tuple[int, ...],
+    window_strides: tuple[int, ...],
+    padding: tuple[tuple[int, int], ...],
+    base_dilation: tuple[int, ...],
+    window_dilation: tuple[int, ...],
+) -> Routine:
+    params = (window_dimensions, window_strides, padding, base_dilation, window_dilation)
+    k = _kernel("reduce_window", 1, (kind, x, *params))
+    dtype = accumulation_dtype(x.dtype) if kind in ("add", "mul") else x.dtype
+    work = np.dtype(dtype)
+    axes = [d for d, p in enumerate(zip(*params, strict=True)) if not (p[0] == 1 and p[1] == 1 and p[2] == (0, 0) and p[3] == 1)]
+    shape = list(x.shape)
+    largest, current = 0, k.array(k["in0"], x.dtype)
+    for step, d in enumerate(axes):
+        lo, hi = padding[d]
+        n, (w, s, b, wd) = shape[d], (window_dimensions[d], window_strides[d], base_dilation[d], window_dilation[d])
+        count = window_count(dilated_size(n, b) + lo + hi, dilated_size(w, wd), s)
+        outer, inner = prod(shape[:d]), prod(shape[d + 1 :])
+        shape[d] = count
+        if step == len(axes) - 1 and work == x.dtype:
+            target = k.array(k["out0"], x.dtype)
+        else:
+            target = k.array(k.offset(k["scratch"], largest), work)
+            largest += -(-prod(shape) * work.itemsize // 64) * 64
+        _reduce_axis(k, kind, work, current, target, outer, n, inner, count, w, s, lo, b, wd)
+        current = target
+    if not axes or work != x.dtype:
+        out = k.array(k["out0"], x.dtype)
+        with k.loop(0, prod(shape)) as i:
+            out[i] = current[i]
+    return Routine(k, largest)
+
+
+def _kernel(name: str, ins: int, key: tuple[Any, ...]) -> Kernel:
+    tag = hashlib.blake2b(repr(key).encode(), digest_size=8).hexdigest()
+    params = {f"in{i}": "ptr" for i in range(ins)} | {"out0": "ptr", "scratch": "ptr"}
+    return Kernel(f"tg_{name}_{tag}", params, noalias=tuple(params))
+
+
+def _reduce_axis(
+    k: Kernel,
+    kind: str,
+    dtype: np.dtype,
+    source: Buffer,
+    target: Buffer,
+    outer: int,
+    n: int,
+    inner: int,
+    count: int,
+    w: int,
+    s: int,
+    lo: int,
+    b: int,
+    wd: int,
+) -> None:
+    x, y = source.shifted(0, (n * inner, inner, 1)), target.shifted(0, (count * inner, inner, 1))
+    identity = k.number(window_identity(kind, dtype), dtype)
+
+    def fill(o: Value) -> None:
+        with k.loop(0, count) as c, k.loop(0, inner) as i:
+            y[o, c, i] = identity
+
+    with k.loop(0, outer) as o:
+        fill(o)
+        if b == 1 and inner < VECTOR:
+            # element j of the window outside: each step runs along the windows that have this element inside of the array
+            def along(j: Any, first: Any, last: Any, o: Value = o) -> None:
+                with k.loop(first, last) as c, k.loop(0, inner) as i:
+                    y[o, c, i] = combine(k, kind, dtype, y[o, c, i], x[o, c * s + (j * wd - lo), i])
+
+            if w <= 8:
+                for j in range(w):
+                    first = max(0, -((j * wd - lo) // s))
+                    last = min(count, (n - 1 - j * wd + lo) // s + 1)
+                    if first < last:
+                        along(j, first, last)
+            else:
+                with k.loop(0, w) as j:
+                    # c * s + j * wd - lo within 0..n-1; the shift keeps the dividends positive
+                    shift = (w * wd + abs(lo) + n) * s
+                    first = ((lo - j * wd) + (shift + s - 1)) // s - shift // s
+                    last = ((n - 1 + lo - j * wd) + shift) // s - shift // s + 1
+                    along(j, (first > 0).select(first, 0), (last < count).select(last, count))
+        else:
+            with k.loop(0, count) as c, k.loop(0, w) as j:
+                position = c * s + (j * wd - lo)
+                inside = (position >= 0) & (position < dilated_size(n, b))
+                if b > 1:
+                    inside = inside & (position % b).eq(0)
+                with k.if_(inside):
+                    row = position // b if b > 1 else position
+                    with k.loop(0, inner) as i:
+                        y[o, c, i] = combine(k, kind, dtype, y[o, c, i], x[o, row, i])
+
+
+def _for_each_window(
+    k: Kernel,
+    operand: Buffer,
+    shape: tuple[int, ...],
+    counts: tuple[int, ...],
+    kind: str,
+    window_dimensions: tuple[int, ...],
+    window_strides: tuple[int, ...],
+    padding: tuple[tuple[int, int], ...],
+    body: Any,
+) -> None:
+    """Calls body(flat position of the window, flat position in the operand of what it selects or -1)."""
+    strides, out_strides = _row_strides(shape), _row_strides(counts)
+    rank = len(shape)
+    floating = is_inexact(operand.dtype)
+    with k.loops(*counts) as position:
+        best = k.accumulator(operand.dtype, 0)
+        chosen = k.var("i64", -1)
+        bases = [p * s - lo for p, s, (lo, _) in zip(position, window_strides, padding, strict=True)]
+        flat: Value = k.value(0, "i64")
+        for p, s in zip(position, out_strides, strict=True):
+            flat = flat + p * s
+
+        def element(d: int, index: Value) -> None:
+            if d == rank:
+                value = operand[index]
+                current = best.get()
+                if kind == "max":
+                    better = value > current if floating or operand.dtype.kind == "i" else value.ugt(current)
+                else:
+                    better = value < current if floating or operand.dtype.kind == "i" else value.ult(current)
+                if floating:
+                    better = better | (value.isnan() & ~current.isnan())
+                better = better | (chosen.get() < 0)
+                best.set(better.select(value, current))
+                chosen.set(better.select(index, chosen.get()))
+                return
+            n, w, (lo, hi) = shape[d], window_dimensions[d], padding[d]
+            if w == 1 and lo <= 0 and hi <= 0:
+                element(d + 1, index + bases[d] * strides[d])
+                return
+            base = bases[d]
+            first = (base < 0).select(-base, 0) if lo > 0 else k.value(0, "i64")
+            limit = k.value(n, "i64") - base
+            last = (limit < w).select(limit, w)
+            with k.loop(first, last) as j:
+                element(d + 1, index + (base + j) * strides[d])
+
+        element(0, k.value(0, "i64"))
+        body(flat, chosen.get())
+
+
+def select_and_scatter_add_routine(
+    source: ArrayType,
+    operand: ArrayType,
+    *,
+    kind: str,
+    window_dimensions: tuple[int, ...],
+    window_strides: tuple[int, ...],
+    padding: tuple[tuple[int, int], ...],
+) -> Routine:
+    params = (kind, window_dimensions, window_strides, padding)
+    k = _kernel("select_and_scatter_add", 2, (source, operand, *params))
+    work = np.dtype(accumulation_dtype(operand.dtype))
+    half = work != operand.dtype
+    values, x = k.array(k["in0"], source.dtype), k.array(k["in1"], operand.dtype)
+    out = k.array(k["out0"], operand.dtype)
+    total = k.array(k["scratch"], work) if half else out
+    k.memset(total.pointer, 0, operand.size * work.itemsize)
+
+    def body(window: Value, chosen: Value) -> None:
+        with k.if_(chosen >= 0):
+            total[chosen] = combine(k, "add", work, total[chosen], values[window])
+
+    _for_each_window(k, x, operand.shape, source.shape, *params, body)
+    if half:
+        with k.loop(0, operand.size) as i:
+            out[i] = total[i]
+    return Routine(k, operand.size * work.itemsize if half else 0)
+
+
+def select_and_gather_add_routine(
+    tangents: ArrayType,
+    operand: ArrayType,
+    *,
+    kind: str,
+    window_dimensions: tuple[int, ...],
+    window_strides: tuple[int, ...],
+    padding: tuple[tuple[int, int], ...],
+) -> Routine:
+    params = (kind, window_dimensions, window_strides, padding)
+    k = _kernel("select_and_gather_add", 2, (tangents, operand, *params))
+    (result,) = select_and_gather_add_p.type_rule(
+        tangents,
+        operand,
+        kind=kind,
+        window_dimensions=window_dimensions,
+        window_strides=window_strides,
+        padding=padding,
+    )
+    values, x = k.array(k["in0"], tangents.dtype), k.array(k["in1"], operand.dtype)
+    out = k.array(k["out0"], operand.dtype)
+
+    def body(window: Value, chosen: Value) -> None:
+        inside = chosen >= 0
+        value = values[inside.select(chosen, 0)]
+        out[window] = inside.select(value, k.number(0, operand.dtype))
+
+    if operand.size:
+        _for_each_window(k, x, operand.shape, result.shape, *params, body)
+    else:
+        k.memset(out.pointer, 0, result.nbytes)
+    return Routine(k)
+
+
+reduce_window_p.define(lower=lower_by(reduce_window_routine))
+select_and_scatter_add_p.define(lower=lower_by(select_and_scatter_add_routine))
+select_and_gather_add_p.define(lower=lower_by(select_and_gather_add_routine))
