@@ -65,6 +65,8 @@ class Eager:
                 self.types[key] = out_types
         arrays = [x._np if type(x) is ArrayImpl else raw(x, t) for x, t in zip(args, in_types)]
         results = primitive.evaluate(*arrays, **params)
+        if any([type(x) is np.ndarray for x in args]):
+            results = _own(results, [a for a, x in zip(arrays, args) if type(x) is np.ndarray])
         if config.debug_nans or config.debug_infs:
             check_finite(name, results)
         return tuple([_wrapped(r, t) for r, t in zip(results, out_types)])
@@ -89,6 +91,11 @@ class Eager:
             arrays = [raw(x, t) for x, t in zip(args, in_types)]
             results = primitive.evaluate(*arrays, **params)
         return tuple([_wrapped(r, t) for r, t in zip(results, out_types)])
+
+
+def _own(results: tuple[np.ndarray, ...], foreign: list[np.ndarray]) -> tuple[np.ndarray, ...]:
+    """The results, copied where they are views of arrays that the caller may still write to."""
+    return tuple([r.copy() if any([np.may_share_memory(r, a) for a in foreign]) else r for r in results])
 
 
 def _type(x: Any) -> ArrayType:
