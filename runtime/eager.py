@@ -81,6 +81,7 @@ class Eager:
             return _compiled(primitive, args, params)
         in_types = tuple([_type(x) for x in args])
         out_types = primitive.type_rule(*in_types, **params)
+        args = tuple([x.copy() if type(x) is np.ndarray else x for x in args])  # a region may return its operand
         if name == "cond":
             branches = params["branches"]
             index = int(raw(args[0], in_types[0]))
