@@ -1,0 +1,300 @@
+"""`jit`: trace, transform, generate, run. The only file that sees the whole road.
+
+A jitted function keeps what it has traced, by the structure of its arguments, their types (weakness included), the values of static
+arguments and the flags that change tracing; and what it has compiled, beside it. Under another interpreter (inside another jit,
+under grad or vmap) a call is an equation `call` that holds the traced program.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterable, Sequence
+from types import MethodType
+from typing import Any
+
+from tracegrad.ir import bind
+from tracegrad.ir.calls import call_p
+from tracegrad.ir.config import config
+from tracegrad.ir.primitive import Primitive
+from tracegrad.ir.program import Program, Var
+from tracegrad.ir.types import ArrayType
+from tracegrad.runtime import eager
+from tracegrad.runtime.array import ArrayImpl
+from tracegrad.runtime.executable import Executable
+from tracegrad.tracer import abstract
+from tracegrad.tracer.control_flow import TracedFunction
+from tracegrad.tracer.pytree import tree_flatten, tree_unflatten
+from tracegrad.tracer.tracer import Tracer
+from tracegrad.transforms.pipeline import optimize
+
+
+class Traced:
+    """One tracing of a function: its program, what it captured, the structure of its results; compiled when first run."""
+
+    __slots__ = ("program", "captured", "out_tree", "name", "_executable", "tracers", "inner")
+
+    def __init__(self, traced: TracedFunction, name: str):
+        self.name = name
+        self.out_tree = traced.out_tree
+        self.inner: tuple[Program, list[Any]] = (traced.program, traced.captured)
+        self.tracers = any(isinstance(x, Tracer) for x in traced.captured)
+        self.program, self.captured = abstract.with_constants(traced.program, traced.captured)
+        self._executable: Executable | None = None
+
+    @property
+    def executable(self) -> Executable:
+        if self._executable is None:
+            self._executable = Executable(self.program, optimize(self.program), self.name)
+        return self._executable
+
+    def run(self, leaves: Sequence[Any]) -> list[ArrayImpl]:
+        return self.executable([*self.captured, *leaves] if self.captured else leaves)
+
+    def bound(self, leaves: Sequence[Any], inline: bool) -> tuple[Any, ...]:
+        """Apply it under the current interpreter, as a call."""
+        program, captured = self.inner
+        return bind.bind(call_p, *captured, *leaves, program=program, name=self.name, inline=inline)
+
+
+class JitFunction:
+    """A function compiled when called. Made by `jit`."""
+
+    def __init__(self, fun: Callable[..., Any], static: _Static, donate: tuple[int, ...], inline: bool):
+        functools.update_wrapper(self, fun)
+        self._fun = fun
+        self._static = static
+        self._inline = inline
+        self._donate = donate
+        self._traces: dict[Any, Traced] = {}
+        self._name = getattr(fun, "__name__", type(fun).__name__)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if config.disable_jit:
+            return self._fun(*args, **kwargs)
+        traced, leaves = self._prepare(args, kwargs)
+        if bind.is_eager() and not any([isinstance(x, Tracer) for x in leaves]) and not traced.tracers:
+            outs: Sequence[Any] = traced.run(leaves)
+            if config.debug_nans or config.debug_infs:
+                eager.check_finite(self._name, outs)
+        else:
+            outs = traced.bound(leaves, self._inline)
+        return tree_unflatten(traced.out_tree, outs)
+
+    def _prepare(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Traced, list[Any]]:
+        """The trace for these arguments, from the cache or new, and the leaves of the dynamic ones."""
+        if self._static.none:
+            dynamic: Any = (args, kwargs)
+            fixed = None
+        else:
+            dynamic, fixed = self._static.split(args, kwargs)
+        leaves, tree = tree_flatten(dynamic)
+        try:
+            types = tuple([x.aval if type(x) is ArrayImpl else bind.type_of(x) for x in leaves])
+        except TypeError:
+            types = tuple(abstract.leaf_types(leaves, abstract.argument_names(self._fun, *dynamic), self._name))
+        key = (tree, types, fixed, config.trace_key())
+        traced = self._traces.get(key)
+        if traced is None:
+            traced = self._trace(args, dynamic, tree, types, fixed)
+            if not traced.tracers:
+                self._traces[key] = traced
+        return traced, leaves
+
+    def _trace(self, args: tuple[Any, ...], dynamic: Any, tree: Any, types: Sequence[ArrayType], fixed: Any) -> Traced:
+        fun = self._fun if fixed is None else self._static.rejoined(self._fun, fixed)
+
+        def on_pair(args: Any, kwargs: Any) -> Any:
+            return fun(*args, **kwargs)
+
+        on_pair.__name__ = self._name
+        traced = Traced(TracedFunction(on_pair, tree, types), self._name)
+        inputs = traced.program.inputs[len(traced.captured) :]
+        for var, name in zip(inputs, abstract.argument_names(self._fun, *dynamic) if fixed is None else ()):
+            var.name = var.name or name
+        return traced
+
+    def lower(self, *args: Any, **kwargs: Any) -> Any:
+        """What the compiler makes of the function for these arguments (arrays, numbers or ShapeDtypeStructs): a `Lowered`."""
+        return self.trace(*args, **kwargs).lower()
+
+    def trace(self, *args: Any, **kwargs: Any) -> Any:
+        """The traced function, not yet lowered: a `stages.Traced`."""
+        from tracegrad.runtime import stages
+
+        traced, leaves = self._prepare(args, kwargs)
+        return stages.Traced(self, traced, tree_flatten((args, kwargs))[1])
+
+    def eval_shape(self, *args: Any, **kwargs: Any) -> Any:
+        """The shapes and dtypes of the results, without running or compiling."""
+        traced, _ = self._prepare(args, kwargs)
+        program = traced.inner[0]
+        shapes = [abstract.ShapeDtypeStruct(t.shape, t.dtype, weak_type=t.weak) for t in program.out_types]
+        return tree_unflatten(traced.out_tree, shapes)
+
+    def clear_cache(self) -> None:
+        """Forget all that was traced and compiled."""
+        self._traces.clear()
+
+    def _cache_size(self) -> int:
+        return len(self._traces)
+
+    def __get__(self, instance: Any, owner: Any = None) -> Any:
+        return self if instance is None else MethodType(self, instance)
+
+    def __repr__(self) -> str:
+        return f"<jitted {self._fun!r}>"
+
+
+class _Static:
+    """Which arguments are static: passed to the function as they are, part of the key of its traces."""
+
+    def __init__(self, fun: Callable[..., Any], argnums: tuple[int, ...], argnames: tuple[str, ...]):
+        self.name = getattr(fun, "__name__", type(fun).__name__)
+        try:
+            parameters = list(inspect.signature(fun).parameters.values())
+        except (TypeError, ValueError):
+            parameters = []
+        positional = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+        variadic = any(p.kind is inspect.Parameter.VAR_POSITIONAL for p in parameters)
+        keywords = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
+        names = {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+        for i in argnums:
+            if parameters and not variadic and not -len(positional) <= i < len(positional):
+                raise ValueError(
+                    f"jit of {self.name}: static_argnums names argument {i}, but the function takes {len(positional)} positional arguments"
+                )
+        for n in argnames:
+            if parameters and not keywords and n not in names:
+                raise ValueError(
+                    f"jit of {self.name}: static_argnames names {n!r}, but the parameters are {', '.join(sorted(names))}"
+                )
+        numbers = {i % len(positional) if positional and i < 0 else i for i in argnums}
+        # Named either way, an argument is static however it is passed.
+        self.argnames = frozenset(argnames) | {positional[i] for i in numbers if i < len(positional)}
+        self.argnums = frozenset(numbers | {positional.index(n) for n in argnames if n in positional})
+        self.none = not (self.argnames or self.argnums)
+
+    def split(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+        """((dynamic args, dynamic kwargs), the static ones as a hashable key). Raises ValueError for static values without a hash."""
+        fixed = [(i, args[i]) for i in sorted(self.argnums) if i < len(args)]
+        named = [(k, kwargs[k]) for k in sorted(kwargs) if k in self.argnames]
+        for label, value in (*fixed, *named):
+            try:
+                hash(value)
+            except TypeError:
+                raise ValueError(
+                    f"Non-hashable static arguments are used in a jit function: static argument {label!r} of {self.name}, of type "
+                    f"{type(value).__name__}, has no hash. Static arguments are part of the key of compiled programs: pass a tuple, a "
+                    "frozen dataclass or a number, or make the argument dynamic."
+                ) from None
+        dynamic = tuple([a for i, a in enumerate(args) if i not in self.argnums])
+        rest = {k: v for k, v in kwargs.items() if k not in self.argnames}
+        return (dynamic, rest), _Fixed(len(args), tuple(fixed), tuple(named))
+
+    def rejoined(self, fun: Callable[..., Any], fixed: _Fixed) -> Callable[..., Any]:
+        def with_static(*args: Any, **kwargs: Any) -> Any:
+            given = iter(args)
+            static = dict(fixed.positional)
+            return fun(*[static[i] if i in static else next(given) for i in range(fixed.count)], **dict(fixed.named), **kwargs)
+
+        return with_static
+
+
+class _Fixed:
+    """The static arguments of a call. Equal values of different types (1, 1.0, True) are different keys."""
+
+    __slots__ = ("count", "positional", "named", "_key")
+
+    def __init__(self, count: int, positional: tuple[tuple[int, Any], ...], named: tuple[tuple[str, Any], ...]):
+        self.count, self.positional, self.named = count, positional, named
+        self._key = (count, positional, named, tuple([type(v) for _, v in (*positional, *named)]))
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Fixed) and self._key == other._key
+
+
+def _numbers(x: int | Iterable[int] | None) -> tuple[int, ...]:
+    return () if x is None else (x,) if isinstance(x, int) else tuple(x)
+
+
+def _names(x: str | Iterable[str] | None) -> tuple[str, ...]:
+    return () if x is None else (x,) if isinstance(x, str) else tuple(x)
+
+
+def jit(
+    fun: Callable[..., Any] | None = None,
+    /,
+    *,
+    static_argnums: int | Sequence[int] | None = None,
+    static_argnames: str | Iterable[str] | None = None,
+    donate_argnums: int | Sequence[int] | None = None,
+    donate_argnames: str | Iterable[str] | None = None,
+    keep_unused: bool = False,
+    inline: bool = False,
+    device: Any = None,
+    backend: str | None = None,
+    in_shardings: Any = None,
+    out_shardings: Any = None,
+    abstracted_axes: Any = None,
+    compiler_options: dict[str, Any] | None = None,
+) -> Any:
+    """`fun`, compiled to native code when it is called with arguments of new types.
+
+    fun: a function of arrays, numbers and containers of them (pytrees). It is run once for each combination of structure, types and static
+        arguments, on tracers; its Python side effects happen then.
+    static_argnums, static_argnames: arguments passed as they are and compiled in; they must be hashable. Naming an argument either
+        way is enough.
+    donate_argnums, donate_argnames: arguments whose memory the caller gives up. Accepted; their memory is not reused.
+    keep_unused, inline, device, backend, in_shardings, out_shardings, compiler_options: accepted for compatibility.
+
+    Returns a callable with `lower`, `trace`, `eval_shape`, `clear_cache` and `__wrapped__`. Raises TypeError for what is not callable;
+    calls raise TypeError that names an argument that is not an array, ValueError for a static argument without a hash.
+    """
+    if fun is None:
+        options = {k: v for k, v in locals().items() if k != "fun"}
+        return functools.partial(jit, **options)
+    if not callable(fun):
+        raise TypeError(f"jit takes a function, got {fun!r:.200}")
+    if inspect.isgeneratorfunction(fun):
+        raise TypeError(f"jit cannot compile a generator function: {fun!r}; return a list or use lax.scan")
+    if inspect.iscoroutinefunction(fun):
+        raise TypeError(f"jit cannot compile a coroutine: {fun!r}")
+    static = _Static(fun, _numbers(static_argnums), _names(static_argnames))
+    _Static(fun, _numbers(donate_argnums), _names(donate_argnames))  # checked the same way
+    return JitFunction(fun, static, _numbers(donate_argnums), inline)
+
+
+# --------------------------------------------------------------------------------- compiled calls and loops of eager programs
+
+_EXECUTABLES: dict[Any, Executable] = {}
+_EXECUTABLES_KEPT = 4096
+
+
+def run_compiled(primitive: Primitive, args: tuple[Any, ...], params: dict[str, Any]) -> tuple[Any, ...]:
+    """Apply a call or a loop to concrete values by compiling it as a program of one equation."""
+    types = tuple([bind.type_of(x) for x in args])
+    key = (primitive.name, types, *sorted(params.items()), config.trace_key())
+    executable = _EXECUTABLES.get(key)
+    if executable is None:
+        from tracegrad.ir.program import Equation
+
+        inputs = [Var(t) for t in types]
+        outputs = [Var(t) for t in primitive.type_rule(*types, **params)]
+        name = params["name"] if primitive.name == "call" else primitive.name
+        program = Program(inputs, (), [Equation(primitive, inputs, outputs, params)], outputs, name)
+        if len(_EXECUTABLES) >= _EXECUTABLES_KEPT:
+            _EXECUTABLES.clear()
+        executable = _EXECUTABLES[key] = Executable(program, optimize(program), name)
+    return tuple(executable(args))
+
+
+eager.install_compiled(run_compiled)
+
+
+def clear_caches() -> None:
+    """Forget the compiled loops and calls of eager programs. Jitted functions keep theirs; see their `clear_cache`."""
+    _EXECUTABLES.clear()
