@@ -1,0 +1,74 @@
+"""From a Program to object code."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from tracegrad.codegen import target as targets
+from tracegrad.codegen.llvm_text import Writer
+from tracegrad.codegen.lower import lower_program
+from tracegrad.codegen.memory import plan_arena
+from tracegrad.ir.program import Program
+from tracegrad.ir.types import ArrayType
+
+CHEAP_PIPELINE = 30_000
+"""Functions of more instructions than this are optimized with less effort, since LLVM is superlinear in them."""
+
+
+@dataclass
+class CompiledObject:
+    """Native code for one program: `int32 symbol(ptr inputs, ptr outputs, ptr constants, ptr arena)` in `object_code`.
+
+    constants: the arrays whose addresses the third argument holds; external: the C symbols that the code calls;
+    callbacks: the Python functions it calls, in the order of the slots that follow the constants.
+    """
+
+    symbol: str
+    object_code: bytes
+    arena_size: int
+    in_types: tuple[ArrayType, ...]
+    out_types: tuple[ArrayType, ...]
+    constants: list[np.ndarray]
+    external: tuple[str, ...]
+    callbacks: tuple[Any, ...] = ()
+    texts: dict[str, str] = field(default_factory=dict)
+    """The stages as text, where they were asked for: "loops", "llvm", "optimized", "assembly"."""
+
+
+def compile_program(
+    program: Program, name: str = "main", keep_text: bool = False, target: targets.Target | None = None
+) -> CompiledObject:
+    """Compile a program (whose key types have been made physical) for a processor, by default this one."""
+    import tracegrad.codegen.rules  # noqa: F401  (attaches the lowering rules)
+
+    target = targets.host() if target is None else target
+    function, constants, callbacks = lower_program(program, name)
+    arena = plan_arena(function)
+    symbol = "tg." + "".join(c if c.isalnum() or c in "._" else "_" for c in name)
+    writer = Writer(function, symbol, target.attributes)
+    text = writer.module()
+    texts: dict[str, str] = {}
+    if keep_text:
+        texts["loops"] = str(function)
+        texts["llvm"] = text
+    module = targets.parse(text)
+    level = 2
+    targets.optimize(module, target, level)
+    if keep_text:
+        texts["optimized"] = str(module)
+        texts["assembly"] = targets.emit_assembly(module, target)
+    code = targets.emit_object(module, target)
+    return CompiledObject(
+        symbol,
+        code,
+        arena,
+        program.in_types,
+        program.out_types,
+        constants,
+        tuple(sorted(writer.external)),
+        tuple(callbacks),
+        texts,
+    )

@@ -1,0 +1,521 @@
+"""The loop level: what stands between tensors and LLVM.
+
+A `Function` is structured code: nests of loops with scalar values in SSA form, loads and stores at linear positions of buffers,
+loop-carried scalars, conditionals, calls into libraries. Everything that matters for speed is decided and visible here: what was
+fused, what lives in registers, what is written in place, where a temporary lies in the arena.
+
+    for %i in 0..4096 {
+      %1: f32 = load in0[%i]
+      %2: f32 = fmul %1, 2.0
+      store out0[%i] = %2
+    }
+
+Positions are affine expressions of loop counters (`Affine`), so that slices, transpositions and reversals cost nothing and two
+accesses can be compared without knowing anything about the arithmetic in between.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+# ------------------------------------------------------------------------------------------------------------------- scalars
+
+MEMORY_TYPES = {
+    "bool": "i8",
+    "int8": "i8",
+    "int16": "i16",
+    "int32": "i32",
+    "int64": "i64",
+    "uint8": "i8",
+    "uint16": "i16",
+    "uint32": "i32",
+    "uint64": "i64",
+    "float16": "f16",
+    "bfloat16": "i16",
+    "float32": "f32",
+    "float64": "f64",
+    "complex64": "f32",
+    "complex128": "f64",
+}
+"""The scalar type in which an element of each dtype lies in memory; a complex number is two of them."""
+
+SIZES = {"i1": 1, "i8": 1, "i16": 2, "f16": 2, "i32": 4, "f32": 4, "i64": 8, "f64": 8, "ptr": 8}
+
+
+class Value:
+    """A scalar in SSA form, and at once the operation that gives it.
+
+    op: the operation ("const", "param" for what a loop or branch binds, or an LLVM opcode); attr: what the operation needs beside
+    operands (a constant, a predicate, a buffer); level: the depth of the scope that holds it; low, high: bounds, where known.
+    """
+
+    __slots__ = ("op", "type", "args", "attr", "level", "number", "low", "high")
+
+    def __init__(self, op: str, type: str, args: tuple[Any, ...], attr: Any, level: int, number: int):
+        self.op = op
+        self.type = type
+        self.args = args
+        self.attr = attr
+        self.level = level
+        self.number = number
+        self.low: int | None = None
+        self.high: int | None = None
+
+    @property
+    def is_const(self) -> bool:
+        return self.op == "const"
+
+    def __repr__(self) -> str:
+        return operand_text(self)
+
+
+class Affine:
+    """`constant + sum(coefficient * value)`: a position whose structure is known. Plain ints stand for constants."""
+
+    __slots__ = ("terms", "constant", "_hash")
+
+    def __init__(self, terms: tuple[tuple[Value, int], ...], constant: int):
+        self.terms = terms
+        self.constant = constant
+        self._hash = hash((terms, constant))
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, Affine)
+            and self._hash == other._hash
+            and self.constant == other.constant
+            and self.terms == other.terms
+        )
+
+    def __add__(self, other: Index) -> Index:
+        if isinstance(other, int):
+            return Affine(self.terms, self.constant + other) if other else self
+        a, b = self.terms, other.terms
+        if not a[-1][0].number < b[0][0].number:
+            sums: dict[Value, int] = dict(a)
+            for v, c in b:
+                sums[v] = sums.get(v, 0) + c
+            terms = tuple(sorted([t for t in sums.items() if t[1]], key=_number_of))
+        else:
+            terms = a + b
+        constant = self.constant + other.constant
+        return Affine(terms, constant) if terms else constant
+
+    __radd__ = __add__
+
+    def __mul__(self, factor: int) -> Index:
+        if factor == 1:
+            return self
+        if factor == 0:
+            return 0
+        return Affine(tuple([(v, c * factor) for v, c in self.terms]), self.constant * factor)
+
+    __rmul__ = __mul__
+
+    def __neg__(self) -> Index:
+        return self * -1
+
+    def __sub__(self, other: Index) -> Index:
+        return self + (-other)
+
+    def __rsub__(self, other: int) -> Index:
+        return self * -1 + other
+
+    @property
+    def level(self) -> int:
+        return max([v.level for v, _ in self.terms])
+
+    def bounds(self) -> tuple[float, float]:
+        """The least and greatest value it can have; infinite where nothing is known."""
+        low = high = float(self.constant)
+        for v, c in self.terms:
+            if v.low is None or v.high is None:
+                return (-np.inf, np.inf)
+            a, b = c * v.low, c * v.high
+            low += min(a, b)
+            high += max(a, b)
+        return low, high
+
+    def __repr__(self) -> str:
+        return index_text(self)
+
+
+Index = int | Affine
+
+
+def _number_of(term: tuple[Value, int]) -> int:
+    return term[0].number
+
+
+def affine(value: Value) -> Index:
+    """A scalar as a position."""
+    return int(value.attr) if value.op == "const" else Affine(((value, 1),), 0)
+
+
+def bounds(index: Index) -> tuple[float, float]:
+    return (index, index) if isinstance(index, int) else index.bounds()
+
+
+def index_level(index: Index) -> int:
+    return 0 if isinstance(index, int) else index.level
+
+
+# ------------------------------------------------------------------------------------------------------------------- buffers
+
+
+class Buffer:
+    """Memory that loops read and write: an array given or returned, a constant, or a temporary in the arena.
+
+    kind: "input", "output", "constant", "temp" or "pointer" (its address is a value, `address`).
+    position: which input, output or constant; for a temporary, its offset in the arena once that is planned.
+    """
+
+    __slots__ = ("name", "kind", "position", "dtype", "size", "address", "version", "spare")
+
+    def __init__(self, name: str, kind: str, position: int, dtype: np.dtype, size: int, address: Value | None = None):
+        self.name = name
+        self.kind = kind
+        self.position = position
+        self.dtype = dtype
+        self.size = size
+        self.address = address
+        self.version = 0  # counts the stores so far, so that a load is not taken for an earlier one
+        self.spare = False  # an input that was given up by its owner, and may be overwritten
+
+    @property
+    def mutable(self) -> bool:
+        return self.kind not in ("input", "constant") or self.spare
+
+    @property
+    def nbytes(self) -> int:
+        return self.size * self.dtype.itemsize
+
+    @property
+    def scalar(self) -> str:
+        return MEMORY_TYPES[self.dtype.name]
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+# ---------------------------------------------------------------------------------------------------------------- statements
+
+
+class Store:
+    """`store buffer[index] = value`; the index counts scalars (two to a complex number)."""
+
+    __slots__ = ("buffer", "index", "offset", "value")
+
+    def __init__(self, buffer: Buffer, index: Value | None, offset: int, value: Value):
+        self.buffer = buffer
+        self.index = index
+        self.offset = offset
+        self.value = value
+
+
+class For:
+    """A counted loop. `params` are the loop-carried scalars, `yields` their next values, `results` their last ones.
+
+    hints: "parallel" (iterations are independent), "vectorize", "unroll", or what the text should say.
+    """
+
+    __slots__ = ("counter", "low", "high", "step", "inits", "params", "body", "yields", "results", "hints")
+
+    def __init__(self, counter: Value, low: Value, high: Value, step: int, body: list[Any], hints: tuple[str, ...] = ()):
+        self.counter = counter
+        self.low = low
+        self.high = high
+        self.step = step
+        self.body = body
+        self.hints = hints
+        self.inits: list[Value] = []
+        self.params: list[Value] = []
+        self.yields: list[Value] = []
+        self.results: list[Value] = []
+
+
+class While:
+    """`params` start as `inits`; while `condition` (computed by `head`) holds, `body` computes their next values, `yields`."""
+
+    __slots__ = ("inits", "params", "head", "condition", "body", "yields")
+
+    def __init__(self, inits: list[Value], params: list[Value], head: list[Any], body: list[Any]):
+        self.inits = inits
+        self.params = params
+        self.head = head
+        self.body = body
+        self.condition: Value | None = None
+        self.yields: list[Value] = []
+
+
+class Switch:
+    """One of several branches, by an integer that is within range (or an i1 for two); `results` merge what they yield."""
+
+    __slots__ = ("selector", "branches", "yields", "results", "hints")
+
+    def __init__(self, selector: Value, branches: list[list[Any]], yields: list[list[Value]], results: list[Value]):
+        self.selector = selector
+        self.branches = branches
+        self.yields = yields
+        self.results = results
+        self.hints: tuple[str, ...] = ()
+
+
+class Call:
+    """A call of an external C function by symbol, for its effects; a result, if used, is `result`."""
+
+    __slots__ = ("symbol", "args", "result", "reads", "writes")
+
+    def __init__(
+        self, symbol: str, args: list[Any], result: Value | None, reads: Sequence[Buffer] = (), writes: Sequence[Buffer] = ()
+    ):
+        self.symbol = symbol
+        self.args = args
+        self.result = result
+        self.reads = tuple(reads)
+        self.writes = tuple(writes)
+
+
+class Alloc:
+    """From here on the temporary exists; it ends with its last use."""
+
+    __slots__ = ("buffer",)
+
+    def __init__(self, buffer: Buffer):
+        self.buffer = buffer
+
+
+class Copy:
+    """`count` bytes from one place to another that does not overlap it, or zeros when there is no source."""
+
+    __slots__ = ("target", "target_index", "source", "source_index", "nbytes")
+
+    def __init__(self, target: Buffer, target_index: Value, source: Buffer | None, source_index: Value | None, nbytes: int):
+        self.target = target
+        self.target_index = target_index
+        self.source = source
+        self.source_index = source_index
+        self.nbytes = nbytes
+
+
+class Exit:
+    """Return from the function with this code (a callback has raised) if the condition holds."""
+
+    __slots__ = ("condition", "code")
+
+    def __init__(self, condition: Value, code: Value):
+        self.condition = condition
+        self.code = code
+
+
+class Comment:
+    __slots__ = ("text",)
+
+    def __init__(self, text: str):
+        self.text = text
+
+
+Statement = Value | Store | For | While | Switch | Call | Alloc | Copy | Exit | Comment
+
+
+class Function:
+    """A whole program at the loop level."""
+
+    __slots__ = ("name", "buffers", "body", "arena_size", "helpers")
+
+    def __init__(self, name: str):
+        self.name = name
+        self.buffers: list[Buffer] = []
+        self.body: list[Any] = []
+        self.arena_size = 0
+        self.helpers: dict[str, Any] = {}  # routines (`library.Routine`) that the body calls, by name
+
+    def __str__(self) -> str:
+        return "\n".join(function_text(self)) + "\n"
+
+    def walk(self) -> Iterator[Any]:
+        """Every statement, nested ones after the one that holds them."""
+        stack = [iter(self.body)]
+        while stack:
+            for s in stack[-1]:
+                yield s
+                inner = blocks_of(s)
+                if inner:
+                    stack.append(itertools.chain.from_iterable(inner))
+                    break
+            else:
+                stack.pop()
+
+
+def blocks_of(statement: Any) -> list[list[Any]]:
+    """The blocks inside a statement."""
+    kind = type(statement)
+    if kind is For:
+        return [statement.body]
+    if kind is While:
+        return [statement.head, statement.body]
+    if kind is Switch:
+        return statement.branches
+    return []
+
+
+def buffers_of(statement: Any) -> list[Buffer]:
+    """The buffers that a statement itself (not what is nested in it) touches."""
+    kind = type(statement)
+    if kind is Value:
+        if statement.op in ("load", "address"):
+            return [statement.attr[0]]
+        return []
+    if kind is Store:
+        return [statement.buffer]
+    if kind is Call:
+        return [*statement.reads, *statement.writes, *[a for a in statement.args if isinstance(a, Buffer)]]
+    if kind is Copy:
+        return [statement.target] if statement.source is None else [statement.target, statement.source]
+    return []
+
+
+# ------------------------------------------------------------------------------------------------------------------- printing
+
+
+def operand_text(v: Value) -> str:
+    if v.op == "const":
+        return repr(v.attr) if v.type != "i1" else ("true" if v.attr else "false")
+    if v.op == "param" and v.attr:
+        return f"%{v.attr}"
+    return f"%{v.number}"
+
+
+def index_text(index: Index) -> str:
+    if isinstance(index, int):
+        return str(index)
+    parts: list[str] = []
+    for v, c in index.terms:
+        text = operand_text(v) if abs(c) == 1 else f"{abs(c)}*{operand_text(v)}"
+        if not parts:
+            parts.append(text if c > 0 else f"-{text}")
+        else:
+            parts.append(f"{'+' if c > 0 else '-'} {text}")
+    if index.constant:
+        parts.append(f"{'+' if index.constant > 0 else '-'} {abs(index.constant)}")
+    return " ".join(parts)
+
+
+def _place(buffer: Buffer, index: Value | None, offset: int) -> str:
+    if index is None:
+        return f"{buffer.name}[{offset}]"
+    return f"{buffer.name}[{_expression(index)}{f' {chr(43) if offset > 0 else chr(45)} {abs(offset)}' if offset else ''}]"
+
+
+def _expression(v: Value) -> str:
+    """An index computation written out: the sums and products of counters that `Builder.index` made."""
+    if v.op in ("add", "mul") and v.attr == "index":
+        left, right = _expression(v.args[0]), _expression(v.args[1])
+        if v.op == "add":
+            return f"{left} + {right}".replace("+ -", "- ")
+        return f"{right}*{left}"
+    return operand_text(v)
+
+
+def value_text(v: Value) -> str:
+    args = ", ".join([a.name if isinstance(a, Buffer) else operand_text(a) for a in v.args])
+    if v.op in ("load", "address"):
+        buffer, offset = v.attr
+        return f"{operand_text(v)}: {v.type} = {v.op} {_place(buffer, v.args[0] if v.args else None, offset)}"
+    name = v.op
+    if v.op == "math":
+        name = v.attr
+    elif v.op in ("fcmp", "icmp"):
+        name = f"{v.op} {v.attr}"
+    return f"{operand_text(v)}: {v.type} = {name} {args}"
+
+
+def function_text(function: Function) -> list[str]:
+    """The lines of a function's text."""
+    lines = []
+    groups: dict[str, list[str]] = {"input": [], "output": [], "constant": []}
+    for b in function.buffers:
+        if b.kind in groups:
+            groups[b.kind].append(f"{b.name}: {b.dtype.name}[{b.size}]")
+    head = f"function @{function.name}({', '.join(groups['input'])}) -> ({', '.join(groups['output'])})"
+    if groups["constant"]:
+        head += f" constants({', '.join(groups['constant'])})"
+    lines.append(head + f" arena {function.arena_size} {{")
+    _block_text(function.body, "  ", lines)
+    lines.append("}")
+    return lines
+
+
+def _block_text(block: list[Any], pad: str, lines: list[str]) -> None:
+    for s in block:
+        kind = type(s)
+        if kind is Value:
+            if s.attr != "index":  # positions are written where they are used
+                lines.append(pad + value_text(s))
+        elif kind is Store:
+            lines.append(f"{pad}store {_place(s.buffer, s.index, s.offset)} = {operand_text(s.value)}")
+        elif kind is For:
+            hints = f" {{{', '.join(s.hints)}}}" if s.hints else ""
+            step = f" step {s.step}" if s.step != 1 else ""
+            lines.append(
+                f"{pad}{_results(s.results)}for {operand_text(s.counter)} in {operand_text(s.low)}..{operand_text(s.high)}{step}"
+                f"{_carry(s.params, s.inits)}{hints} {{"
+            )
+            _block_text(s.body, pad + "  ", lines)
+            _yield_text(s.yields, pad + "  ", lines)
+            lines.append(pad + "}")
+        elif kind is While:
+            lines.append(f"{pad}while{_carry(s.params, s.inits)} {{")
+            _block_text(s.head, pad + "  ", lines)
+            lines.append(f"{pad}  test {operand_text(s.condition)}")
+            lines.append(pad + "} do {")
+            _block_text(s.body, pad + "  ", lines)
+            _yield_text(s.yields, pad + "  ", lines)
+            lines.append(pad + "}")
+        elif kind is Switch:
+            for k, (branch, yields) in enumerate(zip(s.branches, s.yields)):
+                if s.selector.type == "i1":
+                    opening = f"{_results(s.results)}if {operand_text(s.selector)} {{" if k == 0 else "} else {"
+                else:
+                    opening = f"{_results(s.results)}switch {operand_text(s.selector)} {{" if k == 0 else "} case {"
+                lines.append(pad + opening)
+                _block_text(branch, pad + "  ", lines)
+                _yield_text(yields, pad + "  ", lines)
+            lines.append(pad + "}")
+        elif kind is Call:
+            args = ", ".join([a.name if isinstance(a, Buffer) else operand_text(a) for a in s.args])
+            result = f"{operand_text(s.result)}: {s.result.type} = " if s.result is not None else ""
+            lines.append(f"{pad}{result}call {s.symbol}({args})")
+        elif kind is Alloc:
+            b = s.buffer
+            lines.append(f"{pad}alloc {b.name}: {b.dtype.name}[{b.size}] at {b.position}")
+        elif kind is Copy:
+            target = _place(s.target, s.target_index, 0)
+            what = "zero" if s.source is None else f"copy {_place(s.source, s.source_index, 0)} to"
+            lines.append(f"{pad}{what} {target} ({s.nbytes} bytes)")
+        elif kind is Exit:
+            lines.append(f"{pad}exit {operand_text(s.code)} if {operand_text(s.condition)}")
+        else:
+            lines.append(f"{pad}# {s.text}")
+
+
+def _results(values: list[Value]) -> str:
+    return ", ".join([f"{operand_text(v)}: {v.type}" for v in values]) + " = " if values else ""
+
+
+def _carry(params: list[Value], inits: list[Value]) -> str:
+    if not params:
+        return ""
+    return " carry(" + ", ".join([f"{operand_text(p)}: {p.type} = {operand_text(i)}" for p, i in zip(params, inits)]) + ")"
+
+
+def _yield_text(yields: list[Value], pad: str, lines: list[str]) -> None:
+    if yields:
+        lines.append(f"{pad}yield {', '.join(map(operand_text, yields))}")

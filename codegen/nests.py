@@ -1,0 +1,200 @@
+"""Loop nests: how pending tensors become loops over an iteration space.
+
+A group holds the roots of one iteration space: tensors that are stored, and reductions. One nest computes them all, each value that
+several of them need once. Dimensions are merged where everything is read in order, short trailing dimensions are unrolled, reductions
+over trailing dimensions are accumulators in registers and over leading ones accumulate in memory, a row at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from itertools import product
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+from tracegrad.codegen.loop_ir import Buffer, Index
+from tracegrad.codegen.values import (
+    IDENTICAL,
+    INVARIANT,
+    Form,
+    Indices,
+    Lazy,
+    Root,
+    Scalar,
+    Scalars,
+    View,
+    leaves_of,
+    read,
+    store,
+)
+
+if TYPE_CHECKING:
+    from tracegrad.codegen.lower import Context
+
+UNROLLED = 8
+"""Trailing dimensions of together at most this many elements are written out instead of looped over."""
+UNROLLED_REDUCTION = 16
+BLOCK = 1024
+"""Long sums are summed in blocks: the error grows with the number of blocks, and the order never depends on threads."""
+MOST_ROOTS = 24
+
+
+class Group:
+    """Roots that share an iteration space and wait for their nest."""
+
+    __slots__ = ("shape", "roots", "axes", "context")
+
+    def __init__(self, shape: tuple[int, ...], context: Context):
+        self.shape = shape
+        self.roots: list[Root] = []
+        self.axes: tuple[int, ...] | None = None
+        self.context = context
+
+    def accepts(self, root: Root) -> bool:
+        if len(self.roots) >= MOST_ROOTS:
+            return False
+        return root.reduction is None or self.axes is None or self.axes == root.reduction.axes
+
+    def add(self, root: Root) -> None:
+        root.group = self
+        self.roots.append(root)
+        if root.reduction is not None:
+            self.axes = root.reduction.axes
+
+
+def is_flat(form: Form) -> bool:
+    """Whether an element depends only on what lies at its own position in row-major order (and on scalars)."""
+    if type(form) is View:
+        return form.is_dense
+    if type(form) is Scalars:
+        return len(form.elements) == 1
+    return all(how in (IDENTICAL, INVARIANT) for how in leaves_of(form).values())
+
+
+def emit_group(ctx: Context, group: Group) -> None:
+    """Emit the nest of a group and give its roots their values."""
+    maps = [r for r in group.roots if r.reduction is None]
+    for r in maps:
+        if r.target is None:
+            r.target = ctx.temporary(r.type)
+    if group.axes is not None:
+        from tracegrad.codegen.reductions import emit_reductions
+
+        emit_reductions(ctx, group, maps, [r for r in group.roots if r.reduction is not None])
+        return
+    b = ctx.b
+
+    def body(indices: Indices) -> None:
+        emit_maps(ctx, maps, indices)
+
+    flat = all(is_flat(r.lazy) and r.target.is_dense for r in maps)
+    written = frozenset(r.target.buffer for r in maps)
+    emit_loops(ctx, Space(group.shape, flat), written, body)
+    finish_maps(maps)
+    b.memo.clear()
+
+
+def emit_maps(ctx: Context, maps: list[Root], indices: Indices) -> None:
+    """Compute the elements of all roots, then store them: a root may overwrite what another reads at the same index."""
+    scalars = [read(ctx.b, r.lazy, indices) for r in maps]
+    for r, s in zip(maps, scalars):
+        store(ctx.b, r.target.buffer, r.target.position(indices), s)
+
+
+def finish_maps(maps: list[Root]) -> None:
+    for r in maps:
+        r.value = View(r.type, r.target.buffer, r.target.offset, r.target.strides)
+
+
+def write_nest(ctx: Context, view: View, form: Form) -> None:
+    """Write a value to memory by a nest of its own."""
+    b = ctx.b
+    if type(form) is Scalars and len(form.elements) == view.type.size:
+        shape = view.type.shape
+        for k, indices in enumerate(product(*map(range, shape))):
+            store(b, view.buffer, view.position(indices), form.elements[k])
+        return
+    if type(form) is View and form.is_dense and view.is_dense and form.type.size > 4:
+        scalars = 2 if form.type.dtype.kind == "c" else 1
+        b.copy(view.buffer, view.offset * scalars, form.buffer, form.offset * scalars, form.type.nbytes)
+        return
+    form = ctx.readable(form)
+
+    def body(indices: Indices) -> None:
+        store(b, view.buffer, view.position(indices), read(b, form, indices))
+
+    emit_loops(ctx, Space(view.type.shape, is_flat(form) and view.is_dense), frozenset((view.buffer,)), body)
+
+
+# --------------------------------------------------------------------------------------------------------------- iteration space
+
+
+class Space:
+    """An iteration space: `runs` of dimensions that one loop walks, as (dimension, size); unit dimensions have none.
+
+    In a flat space neighbouring dimensions are one run, whose position stands for the last of them (the others are zero).
+    """
+
+    __slots__ = ("shape", "runs", "flat")
+
+    def __init__(self, shape: tuple[int, ...], flat: bool, axes: tuple[int, ...] = ()):
+        self.shape = shape
+        self.flat = flat
+        self.runs: list[tuple[int, int, bool]] = []  # (dimension, size, whether it is reduced)
+        for d, n in enumerate(shape):
+            if n == 1:
+                continue
+            reduced = d in axes
+            if flat and self.runs and self.runs[-1][2] == reduced:
+                self.runs[-1] = (d, self.runs[-1][1] * n, reduced)
+            else:
+                self.runs.append((d, n, reduced))
+
+    def indices(self, places: dict[int, Index]) -> Indices:
+        return tuple([places.get(d, 0) for d in range(len(self.shape))])
+
+
+def emit_loops(ctx: Context, space: Space, written: frozenset[Buffer], body: Callable[[Indices], None]) -> None:
+    """Loops over a space around `body`."""
+    if prod(space.shape) == 0:
+        return
+    runs = space.runs
+    unrolled = 0
+    size = 1
+    while unrolled < len(runs) and size * runs[len(runs) - 1 - unrolled][1] <= UNROLLED:
+        size *= runs[len(runs) - 1 - unrolled][1]
+        unrolled += 1
+    looped = runs[: len(runs) - unrolled]
+    short = runs[len(runs) - unrolled :]
+    with ExitStack() as stack:
+        places = open_loops(ctx, stack, looped, written)
+        for point in product(*[range(n) for _, n, _ in short]):
+            body(space.indices({**places, **{d: p for (d, _, _), p in zip(short, point)}}))
+
+
+NAMES = "ijklmnpqrs"
+
+
+def open_loops(ctx: Context, stack: ExitStack, runs: list[tuple[int, int, bool]], written: frozenset[Buffer]) -> dict[int, Index]:
+    """Open one loop for each run; the position of each run's dimension."""
+    places: dict[int, Index] = {}
+    for k, (d, n, _) in enumerate(runs):
+        loop = stack.enter_context(ctx.b.loop(0, n, memory=False, written=written, name=NAMES[k % len(NAMES)]))
+        places[d] = loop.index
+    return places
+
+
+__all__ = [
+    "Group",
+    "Lazy",
+    "Scalar",
+    "Space",
+    "emit_group",
+    "emit_loops",
+    "emit_maps",
+    "finish_maps",
+    "is_flat",
+    "open_loops",
+    "write_nest",
+]
