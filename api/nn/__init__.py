@@ -1,0 +1,1 @@
+"""Neural-network functions, under the names of `jax.nn`."""

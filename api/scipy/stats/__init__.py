@@ -1,0 +1,1 @@
+"""Distributions, under the names of `jax.scipy.stats`."""
