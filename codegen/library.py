@@ -6,7 +6,7 @@ External functions are known by symbols (`tg.lapack.dpotrf`), which the runtime 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -63,7 +63,43 @@ class Routine:
 def lower_by(make: Callable[..., Routine]) -> Callable[[Any, Any], Any]:
     """The lowering rule of a primitive whose whole work is a routine: `make(*in_types, **params)` gives it."""
 
-    def lower(ctx: Any, eqn: Any) -> Any:
-        return ctx.call_routine(eqn, make(*[a.type for a in eqn.inputs], **eqn.params))
+    def lower(ctx: Any, eqn: Any) -> None:
+        types = [a.type for a in eqn.inputs]
+        if all(v.type.size == 0 for v in eqn.outputs):
+            for v in eqn.outputs:
+                ctx.define(v, ctx.temporary(v.type))
+        elif all(t.size == 0 for t in types):
+            # without data the result is known now
+            values = eqn.primitive.evaluate(*[np.zeros(t.shape, t.dtype) for t in types], **eqn.params)
+            for v, value in zip(eqn.outputs, values, strict=True):
+                ctx.define(v, ctx.constant(value, v.type))
+        else:
+            call_routine(ctx, make(*types, **eqn.params), eqn.inputs, eqn.outputs)
 
     return lower
+
+
+def call_routine(ctx: Any, routine: Routine, inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
+    """Call a routine on dense memory, and define the outputs."""
+    b = ctx.b
+    sources = [ctx.dense(a) for a in inputs]
+    taken = {s.buffer for s in sources}
+    targets = []
+    for v in outputs:
+        target = ctx.allocate(v)
+        if target.buffer in taken or not target.is_dense:
+            target = ctx.temporary(v.type)
+        ctx.before_overwrite(target.buffer)
+        taken.add(target.buffer)
+        targets.append(target)
+    scratch = b.temporary(np.uint8, max(routine.scratch, 64))
+    ctx.lowering.function.helpers[routine.name] = routine
+
+    def pointer(view: Any) -> Any:
+        return b.address(view.buffer, view.offset * (2 if view.type.dtype.kind == "c" else 1))
+
+    arguments = [*map(pointer, sources), *map(pointer, targets), b.address(scratch)]
+    reads, writes = [s.buffer for s in sources], [*[t.buffer for t in targets], scratch]
+    b.call(routine.name, arguments, reads=reads, writes=writes)
+    for v, target in zip(outputs, targets, strict=True):
+        ctx.define(v, target)
