@@ -37,7 +37,7 @@ def compiled(program: Program, name: str) -> Compiled:
         how = "compiled"
         made = compile_program(program, name)
         entry = Compiled(
-            made.object_code, made.symbol, made.arena_size, tuple(made.externals), list(made.constants), list(made.callbacks)
+            made.object_code, made.symbol, made.arena_size, tuple(made.external), list(made.constants), list(made.callbacks)
         )
         if key is not None and not entry.callbacks:
             cache.store(key, entry)
