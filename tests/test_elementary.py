@@ -12,10 +12,10 @@ mpmath = pytest.importorskip("mpmath")
 
 # The errors, in units in the last place, that docs/accuracy.md promises.
 BOUNDS = {
-    **dict.fromkeys(["exp", "exp2", "log", "cbrt", "cos", "sin"], 1.6),
-    **dict.fromkeys(["expm1", "log2", "log1p", "rsqrt", "atan2", "pow", "cosh"], 2.0),
-    **dict.fromkeys(["tan", "asin", "acos", "atan", "sinh", "asinh", "atanh", "logistic"], 2.5),
-    **dict.fromkeys(["tanh", "acosh", "erf"], 3.0),
+    **dict.fromkeys(["exp", "exp2", "log", "cbrt"], 1.6),
+    **dict.fromkeys(["expm1", "log2", "log1p", "rsqrt", "atan2", "pow", "cosh", "cos", "sin"], 2.0),
+    **dict.fromkeys(["asin", "acos", "atan", "sinh", "asinh", "atanh", "logistic"], 2.5),
+    **dict.fromkeys(["tan", "tanh", "acosh", "erf"], 3.0),
     "erfc": 4.0,
     "erf_inv": 5.0,
 }

@@ -212,6 +212,15 @@ def atanh(w: Writer, x: str) -> str:
 # -------------------------------------------------------------------------------------------------------------------- trigonometry
 
 
+def _first_part(w: Writer, x: str) -> tuple[str, str, str]:
+    """(n, n as an integer, x - n p1): the product x 2/pi is rounded, so that for large x the first n may be one off."""
+    p1 = PI_2_F64[0]
+    n, n_int = w.round_to_int(w.mul(x, 2 / math.pi))
+    a = w.fma(n, -p1, x)
+    k, k_int = w.round_to_int(w.mul(a, 2 / math.pi))
+    return w.add(n, k), w.iadd(n_int, k_int), w.fma(k, -p1, a)
+
+
 def _quadrants(w: Writer, x: str) -> tuple[str, str, str]:
     """(r, r_low, n): x = r + r_low + n pi/2 with |r| <= pi/4.
 
@@ -219,9 +228,8 @@ def _quadrants(w: Writer, x: str) -> tuple[str, str, str]:
     n is an exact integer, that is for |x| < 2^51; f32 is reduced in f64. Beyond that neighbouring f64 numbers are further apart than a
     radian, and the callers give NaN, as they do for infinities: a reduction by tables would cost every call, vectorized as it is, twice its time.
     """
-    n, n_int = w.round_to_int(w.mul(x, 2 / math.pi))
     p1, p2, p3 = PI_2_F64
-    a = w.fma(n, -p1, x)
+    n, n_int, a = _first_part(w, x)
     b = w.mul(n, p2)
     r = w.sub(a, b)
     # what the last two roundings lost, and the third part
@@ -265,9 +273,8 @@ def _trigonometric(w: Writer, x: str, shift: int) -> str:
         # The reduction needs f64; the polynomials do not.
         wide = Writer("f64")
         wide.lines, wide.intrinsics = w.lines, w.intrinsics
-        n, n_int = wide.round_to_int(wide.mul(w.widen(x), 2 / math.pi))
-        r64 = wide.fma(n, -PI_2_F64[1], wide.fma(n, -PI_2_F64[0], w.widen(x)))
-        r, low = w.narrow(r64), None
+        n, n_int, a = _first_part(wide, w.widen(x))
+        r, low = w.narrow(wide.fma(n, -PI_2_F64[1], a)), None
         quadrant = w.emit(f"trunc i64 {n_int} to i32")
     else:
         r, low, quadrant = _quadrants(w, x)
