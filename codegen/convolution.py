@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
+from itertools import product
 from math import prod
 from typing import Any
 
@@ -243,6 +245,8 @@ class _Convolution:
         if self.lhs.size == 0 or self.rhs.size == 0:
             k.memset(k["out0"], 0, self.out.nbytes)
             return
+        if self._by_phases():
+            return
         x, w = self._input(), self._filter()
         result, final = self._result()
         if not self.columns and self.fan_in == 1 and self.group_out == 1 and self.batch_groups == 1:
@@ -253,6 +257,68 @@ class _Convolution:
                 self._group(x, w, result, g)
         if not final:
             self._deliver(result)
+
+    def _by_phases(self) -> bool:
+        """Convolve a dilated input (the gradient of a strided convolution) without multiplying by the holes.
+
+        Outputs whose positions are equal modulo the dilation meet the same elements of the filter and no others, so that each such
+        phase is a convolution of the undilated input with a part of the filter. False where that does not apply.
+        """
+        axes = self.axes
+        if self.columns or all(a.source_dilation == 1 for a in axes) or any(a.stride > 1 or a.dilation > 1 for a in axes):
+            return False
+        k = self.k
+        # per axis and phase: (first position, count of positions, first element, count of elements, start in the input)
+        phases: list[list[tuple[int, int, int, int, int]]] = []
+        for a in axes:
+            d = a.source_dilation
+            found = []
+            for first in range(min(d, a.positions)):
+                element = (a.low - first) % d
+                positions, window = -(-(a.positions - first) // d), -(-(a.window - element) // d) if element < a.window else 0
+                found.append((first, positions, element, window, (first + element - a.low) // d))
+            phases.append(found)
+        before = [max(0, max(-f[4] for f in found)) for found in phases]
+        sizes = [
+            b + max(a.source, max(f[4] + f[1] + f[3] - 1 for f in found))
+            for a, b, found in zip(axes, before, phases, strict=True)
+        ]
+        undilated = copy(self)
+        undilated.axes = [_Axis(n, 0, 0, 1, 1, a.source, b, 1) for n, a, b in zip(sizes, axes, before, strict=True)]
+        x, w = undilated._input(), self._filter()
+        result, final = self._result()
+        x_strides = _strides((self.batch, *sizes, self.features))
+        w_strides = _strides((*[a.window for a in axes], self.fan_in * self.fan_out))
+        y_strides = _strides((self.batch, *[a.positions for a in axes], self.fan_out))
+        used = self.scratch.used
+        most = used
+        for phase in product(*phases):
+            self.scratch.used = used
+            part = copy(self)
+            part.axes = [_Axis(n, f[1], f[3], 1, 1, 0, 0, 1) for n, f in zip(sizes, phase, strict=True)]
+            part.positions, part.window = prod(f[1] for f in phase), prod(f[3] for f in phase)
+            shape = (self.batch, *[f[1] for f in phase], self.fan_out)
+            product_of_phase = self.scratch.take(self.dtype, prod(shape))
+            if part.window:
+                windows = [f[3] for f in phase]
+                elements = self.scratch.take(self.dtype, part.window * self.fan_in * self.fan_out)
+                extents = (*windows, self.fan_in * self.fan_out)
+                starts = [(f[2] * s, 0) for f, s in zip(phase, w_strides, strict=False)] + [(0, 0)]
+                steps = [s * a.source_dilation for a, s in zip(axes, w_strides, strict=False)] + [1]
+                _copy_elements(k, w, elements, extents, starts, list(zip(steps, _strides(extents), strict=True)))
+                start = sum((f[4] + b) * s for f, b, s in zip(phase, before, x_strides[1:], strict=False))
+                for g in range(self.groups):
+                    part._group(x.shifted(start), elements, product_of_phase, g)
+            else:
+                k.memset(product_of_phase.pointer, 0, prod(shape) * self.dtype.itemsize)
+            starts = [(0, 0), *[(0, f[0] * s) for f, s in zip(phase, y_strides[1:], strict=False)], (0, 0)]
+            steps = [y_strides[0], *[s * a.source_dilation for a, s in zip(axes, y_strides[1:], strict=False)], 1]
+            _copy_elements(k, product_of_phase, result, shape, starts, list(zip(_strides(shape), steps, strict=True)))
+            most = max(most, self.scratch.used)
+        self.scratch.used = most
+        if not final:
+            self._deliver(result)
+        return True
 
     def _direct(self, x: Buffer, w: Buffer, result: Buffer) -> None:
         """Depthwise: every feature has its own filter. Loops over features, or over the last positions if there are fewer of those."""
