@@ -19,7 +19,16 @@ from tracegrad.ir.bind import type_of
 from tracegrad.ir.evaluate import run
 from tracegrad.ir.types import SHORT_NAMES, ArrayType, float0, is_complex, is_inexact, tangent_type
 from tracegrad.tracer.abstract import argument_names
-from tracegrad.tracer.pytree import Partial, TreeDef, keystr, leaf_paths, structure_error, tree_flatten, tree_unflatten
+from tracegrad.tracer.pytree import (
+    Partial,
+    TreeDef,
+    broadcast_prefix,
+    keystr,
+    leaf_paths,
+    structure_error,
+    tree_flatten,
+    tree_unflatten,
+)
 from tracegrad.tracer.staging import trace
 from tracegrad.transforms.jvp import jvp_flat
 from tracegrad.transforms.linearize import linearize_flat
@@ -119,6 +128,19 @@ def leaf_type(what: str, names: Callable[[], Sequence[str]], i: int, x: Any) -> 
             f"{what}: {names()[i]} is {x!r:.200} of type {type(x).__name__}, which is not an array or a number; "
             "bind such arguments with functools.partial or a closure, or leave them out of argnums"
         ) from None
+
+
+def spread(prefix: Any, tree: Any) -> list[Any]:
+    """One entry of `prefix` per leaf of `tree`; None in a prefix is an entry, which stands for a whole subtree. ValueError if it is none."""
+    if prefix is None or isinstance(prefix, int):
+        return [prefix] * len(tree_flatten(tree)[0])
+    entries = broadcast_prefix(prefix, tree, _is_none)
+    # None in the tree itself is an empty container: the entries found for it go.
+    return [d for d, x in zip(entries, tree_flatten(tree, _is_none)[0]) if x is not None]
+
+
+def _is_none(x: Any) -> bool:
+    return x is None
 
 
 # Reverse mode of scalar functions

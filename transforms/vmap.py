@@ -9,8 +9,8 @@ from typing import Any
 from tracegrad.ir.bind import type_of
 from tracegrad.tracer.abstract import argument_names
 from tracegrad.tracer.control_flow import install_vmap
-from tracegrad.tracer.pytree import broadcast_prefix, keystr, leaf_paths, prefix_error, tree_flatten, tree_unflatten
-from tracegrad.transforms.api import as_array, check_callable, leaf_type, name_of
+from tracegrad.tracer.pytree import keystr, leaf_paths, prefix_error, tree_flatten, tree_unflatten
+from tracegrad.transforms.api import as_array, check_callable, leaf_type, name_of, spread
 from tracegrad.transforms.batch import batch_flat, to_dim
 from tracegrad.transforms.zero import Axis
 
@@ -109,7 +109,7 @@ def _in_dims(in_axes: Any, args: Any, kwargs: dict[str, Any]) -> list[int | None
     try:
         dims: list[int | None] = []
         for axes, arg in zip(in_axes, args):
-            dims += _spread(axes, arg)
+            dims += spread(axes, arg)
         return dims + [0] * n_kw
     except ValueError:
         why = prefix_error("vmap in_axes", in_axes, args, _is_none)
@@ -117,23 +117,6 @@ def _in_dims(in_axes: Any, args: Any, kwargs: dict[str, Any]) -> list[int | None
             "vmap in_axes specification must be a tree prefix of the corresponding value, got specification "
             f"{in_axes!r} for value tree {tree_flatten(args)[1]}. {why or ''}"
         ) from None
-
-
-def _spread(axes: Any, tree: Any) -> list[int | None]:
-    """One axis per leaf of `tree`, from a prefix of it."""
-    if axes is None or isinstance(axes, int):
-        return [axes] * len(tree_flatten(tree)[0])
-    return broadcast_prefix(axes, tree, _is_none) if not _holds_none(tree) else _spread_over_none(axes, tree)
-
-
-def _holds_none(tree: Any) -> bool:
-    return any(x is None for x in tree_flatten(tree, _is_none)[0])
-
-
-def _spread_over_none(axes: Any, tree: Any) -> list[int | None]:
-    # None is an empty container in the arguments and an axis in the specification: axes found for it are left out.
-    leaves = tree_flatten(tree, _is_none)[0]
-    return [d for d, x in zip(broadcast_prefix(axes, tree, _is_none), leaves) if x is not None]
 
 
 def _axis_of(names: Callable[[], Sequence[str]], i: int, axis: int, shape: tuple[int, ...]) -> int:
@@ -169,7 +152,7 @@ def _size(
 def _out_dims(out_axes: Any, out_tree: Any) -> list[int | None]:
     example = tree_unflatten(out_tree, [0] * out_tree.num_leaves)
     try:
-        return _spread(out_axes, example)
+        return spread(out_axes, example)
     except ValueError:
         why = prefix_error("vmap out_axes", out_axes, example, _is_none)
         raise ValueError(
