@@ -38,3 +38,17 @@ def test_links_between_pages_lead_somewhere() -> None:
         for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", page.read_text()):
             if "://" not in target:
                 assert (page.parent / target).exists(), f"{page.name} links to {target}, which does not exist"
+
+
+def test_every_flag_is_documented_as_it_is() -> None:
+    from tracegrad.ir.config import FLAGS
+
+    page = (ROOT / "docs" / "flags.md").read_text()
+    for flag in FLAGS.values():
+        assert f"| `{flag.name}` | `{flag.default!r}` | `TRACEGRAD_{flag.name.upper()}` | {flag.help} |" in page
+
+
+def test_ci_runs_the_test_command_of_the_readme() -> None:
+    commands = re.findall(r"^```sh\n(.*?)\n```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    assert len(commands) == 2
+    assert commands[1] in (ROOT / ".ci" / "run").read_text().splitlines()
