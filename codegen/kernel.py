@@ -40,7 +40,7 @@ _STORAGE = {
     np.dtype(np.int64): "i64",
     np.dtype(np.uint64): "i64",
     np.dtype(np.float16): "half",
-    bfloat16: "bfloat",
+    bfloat16: "i16",
     np.dtype(np.float32): "float",
     np.dtype(np.float64): "double",
     np.dtype(np.complex64): "float",
@@ -55,8 +55,8 @@ def storage_type(dtype: Any) -> str:
 
 def compute_type(dtype: Any) -> str:
     """The LLVM type in which an element (one half of it, for complex dtypes) is computed with."""
-    storage = storage_type(dtype)
-    return "float" if storage in ("half", "bfloat") else storage
+    dtype = np.dtype(dtype)
+    return "float" if dtype == bfloat16 or dtype == np.float16 else _STORAGE[dtype]
 
 
 def float_literal(value: float, type: str) -> str:
@@ -232,7 +232,7 @@ class Value:
         elif type in _INTEGERS:
             op = "fptosi" if signed else "fptoui"
         else:
-            order = {"half": 1, "bfloat": 1, "float": 2, "double": 3}
+            order = {"half": 1, "float": 2, "double": 3}
             op = "fpext" if order[type] > order[old] else "fptrunc"
         return k.emit(type, f"{op} {old} {self.ref} to {type}")
 
@@ -257,6 +257,13 @@ class Value:
 
     def norm2(self) -> Value:
         return self * self
+
+
+def _bfloat16_bits(x: Value) -> Value:
+    """A float rounded to the upper half of its bits, to nearest with ties to even; not every processor has an instruction for it."""
+    bits = x.bits("i32")
+    rounded = bits + 0x7FFF + ((bits >> 16) & 1)
+    return (x.isnan().select(bits | 0x400000, rounded) >> 16).cast("i16")
 
 
 class Complex:
@@ -391,11 +398,15 @@ class Buffer:
     def _load(self, pointer: Value) -> Value:
         storage = storage_type(self.dtype)
         value = self.k.emit(storage, f"load {storage}, ptr {pointer.ref}")
-        return value.cast("float") if storage in ("half", "bfloat") else value
+        if self.dtype == bfloat16:
+            return (value.cast("i32", signed=False) << 16).bits("float")
+        return value.cast("float") if storage == "half" else value
 
     def _store(self, pointer: Value, value: Value) -> None:
         storage = storage_type(self.dtype)
-        if value.type != storage:
+        if self.dtype == bfloat16:
+            value = _bfloat16_bits(value.cast("float"))
+        elif value.type != storage:
             value = value.cast(storage, signed=False)
         self.k.line(f"store {storage} {value.ref}, ptr {pointer.ref}")
 

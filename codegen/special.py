@@ -1,0 +1,267 @@
+"""Native special functions: SciPy's scalar functions called by pointer, and loops for those that SciPy does not export.
+
+Everything is computed in float64 and rounded once. The functions with vectorizable code of their own (erf, erfc, erf_inv) are
+elementary functions, not here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import factorial
+from typing import Any
+
+import numpy as np
+
+from tracegrad.codegen.kernel import Kernel, Value, Variable
+from tracegrad.codegen.library import Routine, lower_by, special_symbol
+from tracegrad.ir import special as ops
+from tracegrad.ir.types import ArrayType
+
+Function = Callable[..., Value]
+
+
+def _scipy(name: str) -> Function:
+    def call(k: Kernel, *args: Value) -> Value:
+        result = k.call(special_symbol(name), [*args, k.value(0, "i32")], "double")
+        assert result is not None
+        return result
+
+    return call
+
+
+_gammaln, _psi, _gamma = _scipy("gammaln"), _scipy("__pyx_fuse_1psi"), _scipy("__pyx_fuse_1gamma")
+
+
+def _log(k: Kernel, x: Value) -> Value:
+    return _c(k, "log", x)
+
+
+def _c(k: Kernel, name: str, *args: Value) -> Value:
+    """A function of the C library."""
+    result = k.call(name, args, "double")
+    assert result is not None
+    return result
+
+
+def lgamma(k: Kernel, x: Value) -> Value:
+    # infinity on both sides, as in C
+    return x.eq(-np.inf).select(k.value(np.inf, "double"), _gammaln(k, x))
+
+
+def digamma(k: Kernel, x: Value) -> Value:
+    # NaN at every pole
+    return x.eq(0.0).select(k.value(np.nan, "double"), _psi(k, x))
+
+
+_BERNOULLI = (
+    1 / 6,
+    -1 / 30,
+    1 / 42,
+    -1 / 30,
+    5 / 66,
+    -691 / 2730,
+    7 / 6,
+    -3617 / 510,
+    43867 / 798,
+    -174611 / 330,
+    854513 / 138,
+    -236364091 / 2730,
+)
+_DIRECT_TERMS = 10
+
+
+def zeta(k: Kernel, s: Value, q: Value) -> Value:
+    """Hurwitz's zeta function by Euler and Maclaurin: ten terms, the integral of the rest, and corrections by Bernoulli numbers."""
+    result = k.var("double", np.nan)
+
+    def regular() -> None:
+        total = k.var("double", _c(k, "pow", q, -s))
+        a = k.var("double", q)
+        term = k.var("double", total.get())
+        done = k.var("i1", 0)
+        count = k.var("i32", 0)
+
+        def unfinished() -> Value:
+            more = (count.get() < _DIRECT_TERMS - 1) | (a.get() <= 9.0)
+            return more & ~done.get()
+
+        with k.while_(unfinished):
+            count.add(1)
+            a.add(1.0)
+            power = _c(k, "pow", a.get(), -s)
+            term.set(power)
+            total.add(power)
+            done.set(power.abs() < total.get().abs() * 1.1e-16)
+        with k.if_(~done.get()):
+            w, b = a.get(), term.get()
+            total.add(b * w / (s - 1.0))
+            total.add(b * -0.5)
+            rising = k.var("double", 1.0)
+            power = k.var("double", b)
+            for j, bernoulli in enumerate(_BERNOULLI):
+                # B_2j / (2j)! s (s+1) ... (s+2j-2) a^(-s-2j+1)
+                rising.set(rising.get() * (s + float(2 * j)))
+                power.set(power.get() / w)
+                total.add(rising.get() * power.get() * (bernoulli / factorial(2 * j + 2)))
+                rising.set(rising.get() * (s + float(2 * j + 1)))
+                power.set(power.get() / w)
+        result.set(q.eq(np.inf).select(k.value(0.0, "double"), total.get()))
+
+    def at_most_one() -> None:
+        result.set(s.eq(1.0).select(k.value(np.inf, "double"), k.value(np.nan, "double")))
+
+    def pole_or_outside() -> None:
+        # poles at 0, -1, -2, ...; between them only integer powers are real
+        whole = k.intrinsic("floor", q).eq(q)
+        outside = whole.select(k.value(np.inf, "double"), k.value(np.nan, "double"))
+        k.if_else(whole | k.intrinsic("floor", s).ne(s), lambda: result.set(outside), regular)
+
+    def above_one() -> None:
+        k.if_else(q > 0.0, regular, pole_or_outside)
+
+    k.if_else(s > 1.0, above_one, at_most_one)
+    return result.get()
+
+
+def polygamma(k: Kernel, n: Value, x: Value) -> Value:
+    result = k.var("double")
+
+    def higher() -> None:
+        even = k.intrinsic("floor", n * 0.5) * 2.0
+        sign = even.eq(n).select(k.value(-1.0, "double"), k.value(1.0, "double"))
+        result.set(sign * _gamma(k, n + 1.0) * zeta(k, n + 1.0, x))
+
+    k.if_else(n.eq(0.0), lambda: result.set(_psi(k, x)), higher)
+    return result.get()
+
+
+# The regularized incomplete gamma function's derivative in its parameter: the bracket and its derivative, as in ir/special.py.
+_MAX_TERMS = 20000
+_EPSILON = 4 * float(np.finfo(np.float64).eps)
+
+
+def _series(k: Kernel, a: Value, x: Value) -> tuple[Value, Value]:
+    """Sum of x^n / ((a+1)...(a+n)), and its derivative in a."""
+    term, log_slope = k.var("double", 1.0), k.var("double", 0.0)
+    total, slope = k.var("double", 1.0), k.var("double", 0.0)
+    n, moving = k.var("double", 1.0), k.var("i1", 1)
+    with k.while_(lambda: moving.get() & (n.get() < float(_MAX_TERMS))):
+        at = a + n.get()
+        term.set(term.get() * (x / at))
+        log_slope.add(-(1.0 / at))
+        change = term.get() * log_slope.get()
+        total.add(term.get())
+        slope.add(change)
+        moving.set(change.abs() > slope.get().abs() * _EPSILON)
+        n.add(1.0)
+    return total.get(), slope.get()
+
+
+def _fraction(k: Kernel, a: Value, x: Value) -> tuple[Value, Value]:
+    """The continued fraction 1/(x+1-a - 1(1-a)/(x+3-a - ...)), and its derivative in a, by convergents p/q."""
+
+    def variables(*initial: Any) -> list[Variable]:
+        return [k.var("double", v) for v in initial]
+
+    p0, q0, dp0, dq0 = variables(0.0, 1.0, 0.0, 0.0)
+    start = x + 1.0 - a
+    p1, q1, dp1, dq1 = variables(1.0, start, 0.0, -1.0)
+    one = k.value(1.0, "double")
+    value, slope = variables(one / start, one / (start * start))
+    n, moving = k.var("double", 1.0), k.var("i1", 1)
+    with k.while_(lambda: moving.get() & (n.get() < float(_MAX_TERMS))):
+        i = n.get()
+        up, down = i * (a - i), start + 2.0 * i
+        old = [v.get() for v in (p0, q0, dp0, dq0, p1, q1, dp1, dq1)]
+        p, q = down * old[4] + up * old[0], down * old[5] + up * old[1]
+        dp = down * old[6] - old[4] + up * old[2] + i * old[0]
+        dq = down * old[7] - old[5] + up * old[3] + i * old[1]
+        size = q.abs()
+        scale = 1.0 / (size > 1.0).select(size, one)
+        for variable, v in zip((p0, q0, dp0, dq0, p1, q1, dp1, dq1), (*old[4:], p, q, dp, dq), strict=True):
+            variable.set(v * scale)
+        new = p1.get() / q1.get()
+        new_slope = (dp1.get() - new * dq1.get()) / q1.get()
+        moved, moved_slope = (new - value.get()).abs(), (new_slope - slope.get()).abs()
+        large, large_slope = new.abs(), new_slope.abs()
+        change = (moved > moved_slope).select(moved, moved_slope)
+        size = (large > large_slope).select(large, large_slope)
+        moving.set(change > size * _EPSILON)
+        value.set(new)
+        slope.set(new_slope)
+        n.add(1.0)
+    return value.get(), slope.get()
+
+
+def _incomplete(k: Kernel, a: Value, x: Value, finish: Callable[[bool, Value], Value]) -> Value:
+    """finish(by_series, derivative of the bracket) where a > 0 and 0 < x < inf; 0 at the ends of x, NaN elsewhere."""
+    result = k.var("double", ((a > 0.0) & (x >= 0.0)).select(k.value(0.0, "double"), k.value(np.nan, "double")))
+    inside = (a > 0.0) & (x > 0.0) & (x < np.inf)
+
+    def compute() -> None:
+        def series() -> None:
+            value, slope = _series(k, a, x)
+            result.set(finish(True, value * (_log(k, x) - _psi(k, a + 1.0)) + slope))
+
+        def fraction() -> None:
+            value, slope = _fraction(k, a, x)
+            result.set(finish(False, value * (_log(k, x) - _psi(k, a)) + slope))
+
+        k.if_else((x <= 1.0) | (x <= a), series, fraction)
+
+    with k.if_(inside):
+        compute()
+    return result.get()
+
+
+def igamma_grad_a(k: Kernel, a: Value, x: Value) -> Value:
+    def finish(by_series: bool, derivative: Value) -> Value:
+        front = _c(k, "exp", a * _log(k, x) - x - _gammaln(k, a + 1.0 if by_series else a))
+        return (derivative if by_series else -derivative) * front
+
+    return _incomplete(k, a, x, finish)
+
+
+def random_gamma_grad(k: Kernel, a: Value, x: Value) -> Value:
+    return _incomplete(k, a, x, lambda by_series, derivative: -derivative * x / a if by_series else derivative * x)
+
+
+FUNCTIONS: dict[str, Function] = {
+    "lgamma": lgamma,
+    "digamma": digamma,
+    "bessel_i0e": _scipy("i0e"),
+    "bessel_i1e": _scipy("i1e"),
+    "igamma": _scipy("gammainc"),
+    "igammac": _scipy("gammaincc"),
+    "igamma_grad_a": igamma_grad_a,
+    "random_gamma_grad": random_gamma_grad,
+    "zeta": zeta,
+    "polygamma": polygamma,
+    "regularized_incomplete_beta": _scipy("__pyx_fuse_0betainc"),
+}
+
+
+def special_routine(name: str) -> Callable[..., Routine]:
+    def make(*operands: ArrayType) -> Routine:
+        shape = next((t.shape for t in operands if t.shape != ()), ())
+        dtype = operands[0].dtype
+        size = max((t.size for t in operands), default=1)
+        broadcast = "".join("01"[t.shape == () and shape != ()] for t in operands)
+        params = {f"in{i}": "ptr" for i in range(len(operands))} | {"out0": "ptr", "scratch": "ptr"}
+        k = Kernel(f"tg_{name}_{dtype}_{size}_{broadcast}", params)
+        out = k.array(k["out0"], dtype)
+        with k.loop(0, size) as i:
+            args = []
+            for j, t in enumerate(operands):
+                args.append(k.array(k[f"in{j}"], dtype)[k.value(0, "i64") if t.shape == () else i].cast("double"))
+            result = FUNCTIONS[name](k, *args)
+            out[i] = result if dtype == np.float64 else result.cast("float")
+        return Routine(k)
+
+    return make
+
+
+for _name in FUNCTIONS:
+    _primitive = getattr(ops, f"{_name}_p")
+    if "lower" not in _primitive.rules:
+        _primitive.define(lower=lower_by(special_routine(_name)))
