@@ -433,7 +433,8 @@ def _complex_type(re: ArrayType, im: ArrayType) -> tuple[ArrayType]:
 
 
 def _complex(re: np.ndarray, im: np.ndarray) -> tuple[np.ndarray]:
-    out = np.empty(re.shape or im.shape, COMPLEX_OF[re.dtype])
+    dtype: Any = COMPLEX_OF[re.dtype]
+    out = np.empty(re.shape or im.shape, dtype)
     out.real = re
     out.imag = im
     return (out,)
@@ -588,9 +589,71 @@ def reduce_precision(x: Any, exponent_bits: int, mantissa_bits: int) -> Any:
     return bind1(reduce_precision_p, x, exponent_bits=int(exponent_bits), mantissa_bits=int(mantissa_bits))
 
 
-__all__ = (
-    "neg abs sign floor ceil round is_finite exp exp2 expm1 log log1p sin cos tan asin acos atan sinh cosh tanh asinh acosh atanh "
-    "sqrt rsqrt cbrt logistic square integer_pow stop_gradient copy bitwise_not population_count clz real imag conj complex "
-    "add sub mul div rem pow max min atan2 nextafter bitwise_and bitwise_or bitwise_xor shift_left shift_right_logical "
-    "shift_right_arithmetic eq ne lt le gt ge select clamp convert_element_type bitcast_convert_type reduce_precision"
-).split()
+__all__ = [
+    "neg",
+    "abs",
+    "sign",
+    "floor",
+    "ceil",
+    "round",
+    "is_finite",
+    "exp",
+    "exp2",
+    "expm1",
+    "log",
+    "log1p",
+    "sin",
+    "cos",
+    "tan",
+    "asin",
+    "acos",
+    "atan",
+    "sinh",
+    "cosh",
+    "tanh",
+    "asinh",
+    "acosh",
+    "atanh",
+    "sqrt",
+    "rsqrt",
+    "cbrt",
+    "logistic",
+    "square",
+    "integer_pow",
+    "stop_gradient",
+    "copy",
+    "bitwise_not",
+    "population_count",
+    "clz",
+    "real",
+    "imag",
+    "conj",
+    "complex",
+    "add",
+    "sub",
+    "mul",
+    "div",
+    "rem",
+    "pow",
+    "max",
+    "min",
+    "atan2",
+    "nextafter",
+    "bitwise_and",
+    "bitwise_or",
+    "bitwise_xor",
+    "shift_left",
+    "shift_right_logical",
+    "shift_right_arithmetic",
+    "eq",
+    "ne",
+    "lt",
+    "le",
+    "gt",
+    "ge",
+    "select",
+    "clamp",
+    "convert_element_type",
+    "bitcast_convert_type",
+    "reduce_precision",
+]

@@ -40,7 +40,7 @@ def _fft_type(x: ArrayType, *, kind: str, lengths: tuple[int, ...]) -> tuple[Arr
     return (ArrayType(x.shape, x.dtype),)
 
 
-_FUNCTIONS = {"fft": np.fft.fftn, "ifft": np.fft.ifftn, "rfft": np.fft.rfftn, "irfft": np.fft.irfftn}
+_FUNCTIONS: dict[str, Any] = {"fft": np.fft.fftn, "ifft": np.fft.ifftn, "rfft": np.fft.rfftn, "irfft": np.fft.irfftn}
 
 
 def _fft_evaluate(x: np.ndarray, *, kind: str, lengths: tuple[int, ...]) -> tuple[np.ndarray]:

@@ -81,4 +81,8 @@ def key_unwrap(x: Any) -> Any:
     return bind1(key_unwrap_p, x)
 
 
-__all__ = "threefry2x32 key_wrap key_unwrap".split()
+__all__ = [
+    "threefry2x32",
+    "key_wrap",
+    "key_unwrap",
+]

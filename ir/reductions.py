@@ -234,7 +234,20 @@ def reduce(operands: Sequence[Any], inits: Sequence[Any], body: Any, axes: Seque
     return bind(reduce_p, *operands, *inits, body=body, axes=tuple(sorted(map(int, axes))))
 
 
-__all__ = (
-    "reduce_sum reduce_prod reduce_max reduce_min reduce_and reduce_or reduce_xor argmax argmin cumsum cumprod cummax cummin "
-    "cumlogsumexp reduce"
-).split()
+__all__ = [
+    "reduce_sum",
+    "reduce_prod",
+    "reduce_max",
+    "reduce_min",
+    "reduce_and",
+    "reduce_or",
+    "reduce_xor",
+    "argmax",
+    "argmin",
+    "cumsum",
+    "cumprod",
+    "cummax",
+    "cummin",
+    "cumlogsumexp",
+    "reduce",
+]

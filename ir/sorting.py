@@ -78,7 +78,7 @@ def _descending(x: np.ndarray) -> np.ndarray:
     if x.dtype.kind in "biu":
         return ~x
     x = _ordered(x)
-    bits = x.view(np.int32 if x.dtype.itemsize == 4 else np.int64)
+    bits: Any = x.view(np.int32 if x.dtype.itemsize == 4 else np.int64)
     # the bit patterns of negative floats descend; flip all but the sign. NaN of either sign is above infinity.
     ascending = np.where(bits < 0, bits ^ np.iinfo(bits.dtype).max, bits)
     return ~np.where(np.isnan(x), np.iinfo(bits.dtype).max, ascending)

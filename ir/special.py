@@ -32,7 +32,8 @@ def special_function(name: str, arity: int, function: Callable[..., Any]) -> Mad
 
     if arity == 1:
 
-        def operation(x: Any) -> Any:
+        def operation(*operands: Any) -> Any:
+            (x,) = operands
             return bind1(primitive, x)
 
     else:
@@ -167,7 +168,19 @@ zeta_p, zeta = special_function("zeta", 2, _scipy("zeta"))
 polygamma_p, polygamma = special_function("polygamma", 2, _scipy("polygamma"))
 regularized_incomplete_beta_p, regularized_incomplete_beta = special_function("regularized_incomplete_beta", 3, _scipy("betainc"))
 
-__all__ = (
-    "erf erfc erf_inv lgamma digamma bessel_i0e bessel_i1e igamma igammac igamma_grad_a random_gamma_grad zeta polygamma "
-    "regularized_incomplete_beta"
-).split()
+__all__ = [
+    "erf",
+    "erfc",
+    "erf_inv",
+    "lgamma",
+    "digamma",
+    "bessel_i0e",
+    "bessel_i1e",
+    "igamma",
+    "igammac",
+    "igamma_grad_a",
+    "random_gamma_grad",
+    "zeta",
+    "polygamma",
+    "regularized_incomplete_beta",
+]

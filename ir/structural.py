@@ -331,6 +331,18 @@ def broadcasted_iota(dtype: Any, shape: Sequence[int], dimension: int) -> Any:
     return bind1(iota_p, dtype=np.dtype(dtype), shape=_ints(shape), dimension=int(dimension))
 
 
-__all__ = (
-    "broadcast_in_dim broadcast reshape squeeze expand_dims transpose slice slice_in_dim pad rev concatenate iota broadcasted_iota"
-).split()
+__all__ = [
+    "broadcast_in_dim",
+    "broadcast",
+    "reshape",
+    "squeeze",
+    "expand_dims",
+    "transpose",
+    "slice",
+    "slice_in_dim",
+    "pad",
+    "rev",
+    "concatenate",
+    "iota",
+    "broadcasted_iota",
+]

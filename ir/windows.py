@@ -112,7 +112,7 @@ def _reduce_window_evaluate(
                 out = np.moveaxis(ufunc.reduce(windows, axis=-1, dtype=dtype), -1, axis)
                 continue
             where: list[Any] = [slice(None)] * out.ndim
-            result = None
+            result: Any = None
             for j in range(w):
                 where[axis] = slice(j * d, j * d + (count - 1) * s + 1, s) if count else slice(0, 0)
                 part = out[tuple(where)]
