@@ -60,6 +60,11 @@ def derivative_result(d: Any, of: ArrayType) -> Any:
     return ops.convert_element_type(d, of.dtype, True) if of.weak and is_inexact(of.dtype) else d
 
 
+def as_inputs(leaves: Sequence[Any]) -> list[Any]:
+    """Leaves of arguments as rules need them: Python numbers become arrays."""
+    return [x if isinstance(x, (Array, np.ndarray)) else as_array(x) for x in leaves]
+
+
 class Flat:
     """A function of pytrees as a function of flat leaves. It remembers the structure of the last results.
 
@@ -235,6 +240,7 @@ def _value_and_grad(
         types = [leaf_type(what, names, i, x) for i, x in enumerate(leaves)]
         for i, t in enumerate(types):
             _check_grad_input(what, names, i, t, holomorphic, allow_int)
+        leaves = as_inputs(leaves)
         flat = Flat(fun, tree, has_aux, what, partly_applied(fun, args, kwargs, where, not isinstance(argnums, (tuple, list))))
         nonzero = [is_inexact(t.dtype) for t in types]
         lin = linearize_flat(flat, leaves, nonzero, flat.main)
@@ -339,7 +345,7 @@ def jvp(fun: Callable[..., Any], primals: Any, tangents: Any, has_aux: bool = Fa
     types = [leaf_type("jvp", names, i, x) for i, x in enumerate(leaves)]
     zeros = [_checked_tangent("jvp", names, i, t, d) for i, (t, d) in enumerate(zip(types, tangent_leaves))]
     flat = Flat(fun, tree, has_aux, "jvp")
-    outs, out_tangents = jvp_flat(flat, leaves, zeros, flat.main)
+    outs, out_tangents = jvp_flat(flat, as_inputs(leaves), zeros, flat.main)
     out, aux = flat.results(outs)
     out_dot = tree_unflatten(flat.out_tree, [derivative_result(t, type_of(x)) for t, x in zip(out_tangents, outs)])
     return (out, out_dot, aux) if has_aux else (out, out_dot)
@@ -475,7 +481,7 @@ def _linearized(
     types = [leaf_type(what, lambda: argument_names(fun, primals, {}), i, x) for i, x in enumerate(leaves)]
     nonzero = [is_inexact(t.dtype) for t in types]
     flat = Flat(fun, tree, has_aux, what)
-    lin = linearize_flat(flat, leaves, nonzero, flat.main)
+    lin = linearize_flat(flat, as_inputs(leaves), nonzero, flat.main)
     out, aux = flat.results(lin.outs)
     out_types = [type_of(x) for x in lin.outs[: flat.main()]]
     names = argument_names(fun, primals, {}) if kind is _Pushforward else []

@@ -15,7 +15,7 @@ from tracegrad.ir.types import ArrayType, is_inexact, tangent_type
 from tracegrad.tracer.abstract import argument_names, traced
 from tracegrad.tracer.pytree import TreeDef, keystr, leaf_paths, register_pytree_node, tree_flatten, tree_map, tree_unflatten
 from tracegrad.tracer.tracer import Tracer
-from tracegrad.transforms.api import Flat, as_array, check_callable, leaf_type, name_of, spread
+from tracegrad.transforms.api import Flat, as_array, as_inputs, check_callable, leaf_type, name_of, spread
 from tracegrad.transforms.custom_rules import apply_custom
 from tracegrad.transforms.zero import Zero, instantiate
 
@@ -122,7 +122,7 @@ class _Custom:
         for i, x in enumerate(leaves):
             leaf_type(f"the {self.what} function {self.__name__}", lambda: argument_names(self.fun, args, {}), i, x)
         application = self._application(in_tree, nondiff, n)
-        outs = apply_custom(primitive, application.flat, application.rule, leaves)
+        outs = apply_custom(primitive, application.flat, application.rule, as_inputs(leaves))
         return tree_unflatten(application.flat.out_tree, [as_array(x) for x in outs])
 
     def _application(self, in_tree: TreeDef, nondiff: tuple[Any, ...], n: int) -> _Application:

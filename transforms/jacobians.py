@@ -17,6 +17,7 @@ from tracegrad.tracer.pytree import tree_flatten, tree_unflatten
 from tracegrad.transforms.api import (
     Flat,
     as_array,
+    as_inputs,
     check_callable,
     checked_argnums,
     chosen,
@@ -128,7 +129,7 @@ def _prepared(
     leaves, tree = tree_flatten(dynamic)
     types = [leaf_type(what, lambda: names_of_chosen(fun, args, where), i, x) for i, x in enumerate(leaves)]
     single = not isinstance(argnums, (tuple, list))
-    return leaves, types, tree, Flat(fun, tree, has_aux, what, partly_applied(fun, args, kwargs, where, single))
+    return as_inputs(leaves), types, tree, Flat(fun, tree, has_aux, what, partly_applied(fun, args, kwargs, where, single))
 
 
 def _check_input(what: str, t: ArrayType, holomorphic: bool, refused: bool, wanted: str) -> None:

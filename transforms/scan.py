@@ -365,9 +365,13 @@ PARTIAL_RULES[scan_p] = _scan_partial
 def _scan_transpose(cts: Sequence[Any], inputs: Sequence[Any], **params: Any) -> Sequence[Any]:
     body, nc, nk = params["body"], params["num_consts"], params["num_carry"]
     linear = [type(x) is Linear for x in inputs]
-    if not all(linear[nc : nc + nk]):
-        return _transpose_rest(cts, inputs, linear, params)
-    lin_consts, _, lin_xs = split_scan(linear, nc, nk)
+    lin_consts, lin_carry, lin_xs = split_scan(linear, nc, nk)
+    if not all(lin_carry):
+        if not all(_carries_with_tangents(body, lin_consts, lin_carry, lin_xs)):
+            return _transpose_rest(cts, inputs, linear, params)
+        # A carry that starts at a known value but becomes linear is affine: its start does not matter to the cotangents of the others.
+        given = [Linear(type_of(x)) if nc <= i < nc + nk and type(x) is not Linear else x for i, x in enumerate(inputs)]
+        return [ct if lin else None for ct, lin in zip(_scan_transpose(cts, given, **params), linear)]
     consts, carry, xs = split_scan(inputs, nc, nk)
     ys_nz = nonzeros(cts[nk:])
     carry_nz = nonzeros(cts[:nk])
@@ -427,10 +431,7 @@ def _accumulating(turned: Program, n_res_consts: int, n_res_xs: int, n_acc: int,
 def _transpose_rest(cts: Sequence[Any], inputs: Sequence[Any], linear: Sequence[bool], params: dict[str, Any]) -> Sequence[Any]:
     """Transpose a loop part of whose carry is not linear (a counter, a loop recomputed): that part runs first, as a loop of its own."""
     _, unknown_out, (operands, where), rest = _split_loop(linear, inputs, params, current())
-    nc, nk = rest["num_consts"], rest["num_carry"]
-    # A carry that starts at a known value but becomes linear is affine: its start does not matter to the cotangents of the others.
-    given = [Linear(type_of(x)) if nc <= i < nc + nk and type(x) is not Linear else x for i, x in enumerate(operands)]
-    found = _scan_transpose([ct for ct, u in zip(cts, unknown_out) if u], given, **rest)
+    found = _scan_transpose([ct for ct, u in zip(cts, unknown_out) if u], operands, **rest)
     results: list[Any] = [Zero(tangent_type(x.type)) if type(x) is Linear else None for x in inputs]
     for i, ct in zip(where, found):
         if i is not None and type(inputs[i]) is Linear:

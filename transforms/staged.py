@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 from weakref import WeakKeyDictionary
@@ -22,14 +23,18 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def cached(fun: F) -> F:
-    """Remember what `fun(program, *key)` returned as long as a program of that structure lives; repeated layers are transformed once."""
+    """Remember what `fun(program, *key)` returned while the program lives, and some time longer; repeated layers are transformed once."""
     memory: WeakKeyDictionary[Program, dict[Any, Any]] = WeakKeyDictionary()
+    # A function traced anew for each use makes equal programs that die soon; the latest are kept, unless they hold data.
+    recent: deque[Program] = deque(maxlen=256)
 
     @functools.wraps(fun)
     def remembering(program: Program, *key: Any) -> Any:
         results = memory.get(program)
         if results is None:
             results = memory[program] = {}
+            if not program.constants:
+                recent.append(program)
         try:
             return results[key]
         except KeyError:
