@@ -34,6 +34,51 @@ from tracegrad.codegen.loop_ir import (
 )
 
 
+def _wrap(value: int, type: str) -> int:
+    bits = int(type[1:])
+    if bits == 1:
+        return value & 1
+    value &= (1 << bits) - 1
+    return value - (1 << bits) if value >> (bits - 1) else value
+
+
+def _unsigned(value: int, type: str) -> int:
+    return value & ((1 << int(type[1:])) - 1)
+
+
+_TESTS: dict[str, Callable[[int, int], bool]] = {
+    "eq": lambda x, y: x == y,
+    "ne": lambda x, y: x != y,
+    "lt": lambda x, y: x < y,
+    "le": lambda x, y: x <= y,
+    "gt": lambda x, y: x > y,
+    "ge": lambda x, y: x >= y,
+}
+
+
+def _compare(x: int, y: int, predicate: str, _: str, source: str) -> int:
+    if predicate[0] == "u":
+        x, y = _unsigned(x, source), _unsigned(y, source)
+    return int(_TESTS[predicate[-2:]](x, y))
+
+
+FOLDED: dict[str, Callable[..., int]] = {
+    "add": lambda x, y, _, type, source: _wrap(x + y, type),
+    "sub": lambda x, y, _, type, source: _wrap(x - y, type),
+    "mul": lambda x, y, _, type, source: _wrap(x * y, type),
+    "and": lambda x, y, _, type, source: x & y,
+    "or": lambda x, y, _, type, source: x | y,
+    "xor": lambda x, y, _, type, source: _wrap(x ^ y, type),
+    "smax": lambda x, y, _, type, source: max(x, y),
+    "smin": lambda x, y, _, type, source: min(x, y),
+    "sext": lambda x, _, type, source: _wrap(-x if source == "i1" else x, type),
+    "zext": lambda x, _, type, source: _wrap(_unsigned(x, source), type),
+    "trunc": lambda x, _, type, source: _wrap(x, type),
+    "icmp": _compare,
+}
+"""Integer operations on literals, which are computed at once: positions known now must be seen as such."""
+
+
 class Scope:
     """An open block. floor: operations used here are not placed further out; memory_floor: nor are loads of mutable memory."""
 
@@ -85,11 +130,13 @@ class Builder:
         return found
 
     def op(self, op: str, type: str, *args: Value, attr: Any = None) -> Value:
-        """A pure operation."""
+        """A pure operation; one on integer literals is a literal."""
         level = 0
         for a in args:
             if a.level > level:
                 level = a.level
+        if level == 0 and type[0] == "i" and op in FOLDED and all([a.op == "const" and a.type[0] == "i" for a in args]):
+            return self.const(type, FOLDED[op](*[a.attr for a in args], attr, type, args[0].type))
         key = (op, type, args, attr)
         scopes = self.scopes
         found = scopes[level].equal.get(key)
@@ -273,6 +320,14 @@ class Builder:
         return scope
 
     @contextmanager
+    def outside(self, level: int) -> Iterator[None]:
+        """Append to the block of an enclosing scope, before the loop that is being built inside it."""
+        inner = self.scopes[level + 1 :]
+        del self.scopes[level + 1 :]
+        yield
+        self.scopes.extend(inner)
+
+    @contextmanager
     def loop(
         self,
         low: Any,
@@ -361,7 +416,7 @@ class Builder:
 
     def constant_pointer(self, type: str, value: Any) -> Value:
         """A pointer to a constant in read-only memory, as Fortran's conventions want their arguments."""
-        value = float(value) if type[0] == "f" else int(value)
+        value = float(value) if type[0] in "fc" else int(value)
         key = ("pointer", type, value)
         found = self.constants.get(key)
         if found is None:

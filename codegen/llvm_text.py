@@ -196,9 +196,16 @@ class Writer:
         type = v.type
         if type == "ptr":
             kind, value = v.attr
-            literal = float_literal(value, kind) if kind[0] == "f" else str(value)
             name = f"@tgk.{len(self.globals)}"
-            self.globals[v] = f"{name} = private unnamed_addr constant {TYPES[kind]} {literal}"
+            if kind[0] == "c":  # a complex constant
+                part = "f32" if kind == "c64" else "f64"
+                zero = f"{TYPES[part]} {float_literal(0.0, part)}"
+                literal = f"[2 x {TYPES[part]}] [{TYPES[part]} {float_literal(value, part)}, {zero}]"
+            elif kind[0] == "f":
+                literal = f"{TYPES[kind]} {float_literal(value, kind)}"
+            else:
+                literal = f"{TYPES[kind]} {value}"
+            self.globals[v] = f"{name} = private unnamed_addr constant {literal}"
             return name
         if type[0] == "f":
             return float_literal(v.attr, type)

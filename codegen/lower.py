@@ -46,12 +46,13 @@ from tracegrad.codegen.values import (
     View,
     dense_strides,
     leaves_of,
+    level_of,
     literal,
     read,
     store,
 )
 from tracegrad.ir.primitive import Primitive
-from tracegrad.ir.program import Atom, Equation, Literal, Program, Var
+from tracegrad.ir.program import Atom, Literal, Program, Var
 from tracegrad.ir.types import ArrayType
 
 REGISTER_ELEMENTS = 64
@@ -172,10 +173,13 @@ class Context:
         """Registers stored to memory, once for as long as the scope of that store is open."""
         if form.spilled is not None and form.spilled[1].open:
             return form.spilled[0]
-        view = self.temporary(form.type)
-        for k, e in enumerate(form.elements):
-            store(self.b, view.buffer, k, e)
-        form.spilled = (view, self.b.scopes[-1])
+        b = self.b
+        level = max(max(level_of(e) for e in form.elements), b.scopes[-1].floor)
+        with b.outside(level):
+            view = self.temporary(form.type)
+            for k, e in enumerate(form.elements):
+                store(b, view.buffer, k, e)
+        form.spilled = (view, b.scopes[level])
         return view
 
     def readable(self, form: Form) -> Form:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from itertools import product
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tracegrad.codegen.loop_ir import Buffer, Index
 from tracegrad.codegen.values import (

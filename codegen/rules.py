@@ -1,5 +1,5 @@
 """Importing this module attaches the lowering rules of all families to their primitives."""
 
-from tracegrad.codegen import elementwise, reductions, structural
+from tracegrad.codegen import contractions, control_flow, elementwise, indexing, random, reductions, structural
 
-__all__ = ["elementwise", "reductions", "structural"]
+__all__ = ["contractions", "control_flow", "elementwise", "indexing", "random", "reductions", "structural"]

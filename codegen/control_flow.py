@@ -1,0 +1,435 @@
+"""Lowering of scan, while, cond and calls: structured control flow of the one native function.
+
+Small carries are scalars of the loop, large ones live in one buffer each. A body writes a large carry in place when nothing reads the
+old value any more, or reads it only where it writes; else into a second buffer that is copied back. A scan reads its slices where
+they are in the array scanned over, and writes its outputs where they are to be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tracegrad.codegen.loop_ir import Index, Value
+from tracegrad.codegen.nests import Group, emit_group
+from tracegrad.codegen.reductions import as_lazy, flatten, unflatten
+from tracegrad.codegen.values import (
+    IDENTICAL,
+    Form,
+    Lazy,
+    Pending,
+    Root,
+    Scalar,
+    Scalars,
+    View,
+    dense_strides,
+    leaves_of,
+    literal,
+)
+from tracegrad.ir.calls import (
+    call_p,
+    checkpoint_p,
+    custom_jvp_call_p,
+    custom_vjp_call_p,
+    name_p,
+    optimization_barrier_p,
+)
+from tracegrad.ir.control_flow import cond_p, scan_p, split_scan, split_while, while_p
+from tracegrad.ir.program import Atom, Equation, Program, Var
+from tracegrad.ir.types import ArrayType
+
+if TYPE_CHECKING:
+    from tracegrad.codegen.lower import Context
+
+KEPT_LAZY = 1
+"""A lazy operand of a loop that costs more is computed before the loop."""
+
+
+def loop_operand(ctx: Context, atom: Atom) -> Form:
+    """An operand that a loop's body reads any number of times: registers, memory, or something that costs nothing."""
+    form = ctx.value(atom)
+    ctx.settle(form)
+    if type(form) is Pending:
+        form = form.root.value
+    if isinstance(form, Lazy):
+        if ctx.in_registers(form.type):
+            return Scalars(form.type, ctx.elements(atom))
+        if form.cost > KEPT_LAZY or any(how != 1 for how in leaves_of(form).values()):
+            return ctx.view(atom)
+    return form
+
+
+class Carry:
+    """The carried values of a loop: scalars for small ones, a buffer for each large one."""
+
+    def __init__(self, ctx: Context, atoms: Sequence[Atom], outs: Sequence[Var]):
+        self.ctx = ctx
+        self.types = [a.type for a in atoms]
+        self.views: list[View | None] = []
+        self.first: list[Scalar] = []
+        self.counts: list[int] = []
+        # registers first: what is computed from memory must be read before that memory becomes a carry
+        small = [a.type.size == 0 or ctx.in_registers(a.type) for a in atoms]
+        elements = [ctx.elements(a) if s and a.type.size else [] for a, s in zip(atoms, small)]
+        taken: set[Any] = set()
+        for atom, out, s, found in zip(atoms, outs, small, elements):
+            if s:
+                self.views.append(None)
+                self.first.extend(found)
+                self.counts.append(len(found))
+                continue
+            view = ctx.own(atom, out)
+            if view.buffer in taken:  # two carries that start as one array
+                copy = ctx.temporary(atom.type)
+                ctx.fill(copy, view)
+                view = copy
+            taken.add(view.buffer)
+            self.views.append(view)
+            self.counts.append(0)
+        ctx.flush_all()
+        self.inits = flatten(self.first)
+
+    @property
+    def buffers(self) -> list[Any]:
+        return [v.buffer for v in self.views if v is not None]
+
+    def forms(self, params: Sequence[Value]) -> list[Form]:
+        """The carried values within a body."""
+        scalars = unflatten(list(params), self.first)
+        forms: list[Form] = []
+        k = 0
+        for t, view, count in zip(self.types, self.views, self.counts):
+            if view is not None:
+                forms.append(view)
+            elif t.size == 0:
+                forms.append(Lazy(t, lambda b, i, t=t: literal(b, t.dtype, t.dtype.type(0)), {}, 0))
+            else:
+                forms.append(Scalars(t, scalars[k : k + count]))
+                k += count
+        return forms
+
+
+def finish_body(body: Context, carry: Carry, atoms: Sequence[Atom], places: Sequence[View]) -> list[Value]:
+    """Write what a body has computed: its next carry and the slices of its outputs; the carried scalars.
+
+    `atoms` are the body's outputs: the carry, then as many more as there are `places`.
+    """
+    n = len(carry.types)
+    carried, others = atoms[:n], atoms[n:]
+    # what goes to registers, or is read from memory that is about to change, is read first
+    scalars: list[Scalar] = []
+    for atom, view, t in zip(carried, carry.views, carry.types):
+        if view is None and t.size:
+            scalars.extend(body.elements(atom))
+    body.flush_all()
+    wanted: list[tuple[Form, View, bool]] = []
+    for atom, view in zip(carried, carry.views):
+        if view is not None:
+            wanted.append((body.value(atom), view, True))
+    for atom, view in zip(others, places):
+        if view.type.size:
+            wanted.append((body.value(atom), view, False))
+    todo = [(f, v, is_carry) for f, v, is_carry in wanted if not (type(f) is View and f.same_place(v))]
+    changing = {v.buffer: v for _, v, is_carry in todo if is_carry}
+    # carries that have been updated in place are read through views of their own memory: those reads see the new value, as they should
+    unsafe: set[Any] = set()
+    for form, view, _ in todo:
+        for leaf, how in leaves_of(form).items():
+            other = changing.get(leaf)
+            if other is not None and (how != IDENTICAL or form.type.shape != other.type.shape):
+                unsafe.add(leaf)
+    groups: dict[tuple[int, ...], Group] = {}
+    copies: list[tuple[View, View]] = []
+    for form, view, is_carry in todo:
+        shape = view.type.shape
+        target = view
+        if is_carry and view.buffer in unsafe:
+            target = body.temporary(view.type)
+            copies.append((view, target))
+        if type(form) is Scalars or (type(form) is View and form.is_dense and not changing.keys() & {form.buffer}):
+            if not (is_carry and view.buffer in unsafe) and not _is_read(todo, view.buffer, form):
+                body.fill(target, form)
+                continue
+        group = groups.setdefault(shape, Group(shape, body))
+        group.add(Root(view.type, as_lazy(body, form), target))
+    for group in groups.values():
+        emit_group(body, group)
+    for view, source in copies:
+        body.fill(view, source)
+    return flatten(scalars)
+
+
+def _is_read(todo: list[tuple[Form, View, bool]], buffer: Any, but: Form) -> bool:
+    return any(buffer in leaves_of(form) for form, _, _ in todo if form is not but)
+
+
+def body_context(
+    ctx: Context, program: Program, protected: Any, late: Sequence[Atom], targets: dict[Var, View] | None = None
+) -> Context:
+    from tracegrad.codegen.lower import Context
+
+    inner = Context(ctx.lowering, program, targets, ctx.protected | frozenset(protected))
+    inner.late = frozenset(a for a in late if isinstance(a, Var))
+    return inner
+
+
+def _buffers(forms: Sequence[Form]) -> set[Any]:
+    found: set[Any] = set()
+    for f in forms:
+        found.update(leaves_of(f))
+    return found
+
+
+# ----------------------------------------------------------------------------------------------------------------------- scan
+
+
+def lower_scan(ctx: Context, eqn: Equation) -> None:
+    p = eqn.params
+    program, length, reverse = p["body"], p["length"], p["reverse"]
+    const_atoms, carry_atoms, scanned = split_scan(eqn.inputs, p["num_consts"], p["num_carry"])
+    n = p["num_carry"]
+    b = ctx.b
+    consts = [loop_operand(ctx, a) for a in const_atoms]
+    xs = [_scanned(ctx, a) for a in scanned]
+    outs = eqn.outputs
+    stacked = [ctx.allocate(v) for v in outs[n:]]
+    stacked = [v if v.is_dense else ctx.temporary(v.type) for v in stacked]
+    for v in stacked:
+        ctx.before_overwrite(v.buffer)
+    carry = Carry(ctx, carry_atoms, outs[:n])
+    if length == 0:
+        _define_carry(ctx, carry, outs[:n], carry.inits)
+        for v, view in zip(outs[n:], stacked):
+            ctx.define(v, view)
+        return
+    with b.loop(0, length, carry=carry.inits, name="t") as loop:
+        i: Index = loop.index if not reverse else -loop.index + (length - 1)
+        slices = [_slice_of(form, i) for form in xs]
+        places = [_slice_of(v, i) for v in stacked]
+        inner = body_context(ctx, program, _buffers(consts) | _buffers(xs), program.outputs)
+        inner.run([*consts, *carry.forms(loop.params), *slices])
+        loop.yields = finish_body(inner, carry, program.outputs, places)
+    _define_carry(ctx, carry, outs[:n], loop.results)
+    for v, view in zip(outs[n:], stacked):
+        b.touch(view.buffer)
+        ctx.define(v, View(v.type, view.buffer, view.offset, view.strides))
+
+
+def _define_carry(ctx: Context, carry: Carry, outs: Sequence[Var], results: Sequence[Value]) -> None:
+    for v, form in zip(outs, carry.forms(results)):
+        if type(form) is View:
+            ctx.b.touch(form.buffer)
+            form = View(v.type, form.buffer, form.offset, form.strides)
+        ctx.define(v, form)
+
+
+def _scanned(ctx: Context, atom: Atom) -> Form:
+    """An array to scan over: memory, or something that costs nothing to compute where it is read."""
+    form = loop_operand(ctx, atom)
+    return ctx.spill(form) if type(form) is Scalars and len(form.elements) > 1 else form
+
+
+def _slice_of(form: Form, i: Index) -> Any:
+    t = form.type.update(shape=form.type.shape[1:])
+    if type(form) is View:
+        return View(t, form.buffer, form.offset + i * form.strides[0], form.strides[1:])
+    if type(form) is Scalars:
+        return Scalars(t, form.elements)
+    from tracegrad.codegen.structural import indexed
+
+    return indexed(t, form, lambda b, rest: (i, *rest))
+
+
+# ---------------------------------------------------------------------------------------------------------------------- while
+
+
+def lower_while(ctx: Context, eqn: Equation) -> None:
+    p = eqn.params
+    cond_atoms, body_atoms, carry_atoms = split_while(eqn.inputs, p["cond_nconsts"], p["body_nconsts"])
+    b = ctx.b
+    cond_consts = [loop_operand(ctx, a) for a in cond_atoms]
+    body_consts = [loop_operand(ctx, a) for a in body_atoms]
+    carry = Carry(ctx, carry_atoms, eqn.outputs)
+    kept = _buffers(cond_consts) | _buffers(body_consts)
+
+    def head(params: list[Value]) -> Value:
+        inner = body_context(ctx, p["cond"], kept | set(carry.buffers), ())
+        inner.run([*cond_consts, *carry.forms(params)])
+        condition = inner.elements(p["cond"].outputs[0])[0]
+        inner.flush_all()
+        return condition
+
+    def body(params: list[Value]) -> list[Value]:
+        inner = body_context(ctx, p["body"], kept, p["body"].outputs)
+        inner.run([*body_consts, *carry.forms(params)])
+        return finish_body(inner, carry, p["body"].outputs, ())
+
+    results = b.while_loop(carry.inits, head, body)
+    _define_carry(ctx, carry, eqn.outputs, results)
+
+
+# ----------------------------------------------------------------------------------------------------------------------- cond
+
+
+def lower_cond(ctx: Context, eqn: Equation) -> None:
+    index, *operands = eqn.inputs
+    branches: tuple[Program, ...] = eqn.params["branches"]
+    b = ctx.b
+    selector = ctx.scalar(index)
+    forms = [_branch_operand(ctx, a) for a in operands]
+    outs = eqn.outputs
+    small = [v.type.size == 0 or ctx.in_registers(v.type) for v in outs]
+    places: list[View | None] = []
+    shared: set[Any] = set()
+    for k, (v, s) in enumerate(zip(outs, small)):
+        if s:
+            places.append(None)
+            continue
+        place = _updated_operand(ctx, branches, k, operands, shared)
+        if place is None:
+            place = ctx.allocate(v)
+            ctx.before_overwrite(place.buffer)
+            if place.buffer in _buffers(forms):
+                place = ctx.temporary(v.type)
+        shared.add(place.buffer)
+        places.append(place)
+    ctx.flush_all()
+    forms = [_current(f) for f in forms]
+    like: list[list[Scalar]] = []
+
+    def branch(program: Program) -> Any:
+        def emit() -> list[Value]:
+            targets = {}
+            for a, place in zip(program.outputs, places):
+                if place is not None and isinstance(a, Var) and a not in program.inputs:
+                    targets.setdefault(a, place)
+            inner = body_context(ctx, program, _buffers(forms) - shared, (), targets)
+            inner.run(forms)
+            inner.flush_all()
+            scalars: list[Scalar] = []
+            for a, place, v in zip(program.outputs, places, outs):
+                if place is None and v.type.size:
+                    scalars.extend(inner.elements(a))
+            for a, place in zip(program.outputs, places):
+                if place is not None:
+                    inner.place(a, place)
+            like.append(scalars)
+            return flatten(scalars)
+
+        return emit
+
+    if len(branches) == 1:
+        results = branch(branches[0])()
+    elif len(branches) == 2:
+        chosen = b.op("icmp", "i1", selector, b.const("i32", 0), attr="sgt")
+        if chosen.is_const:
+            results = branch(branches[1 if chosen.attr else 0])()
+        else:
+            results = b.switch(chosen, [branch(branches[1]), branch(branches[0])])
+    else:
+        clamped = b.op("smin", "i32", b.op("smax", "i32", selector, b.const("i32", 0)), b.const("i32", len(branches) - 1))
+        if clamped.is_const:
+            results = branch(branches[clamped.attr])()
+        else:
+            results = b.switch(clamped, [branch(x) for x in branches])
+    scalars = unflatten(list(results), like[0]) if like else []
+    k = 0
+    for v, place in zip(outs, places):
+        if place is not None:
+            b.touch(place.buffer)
+            ctx.define(v, View(v.type, place.buffer, place.offset, place.strides))
+        else:
+            count = v.type.size
+            if count:
+                ctx.define(v, Scalars(v.type, scalars[k : k + count]))
+            else:
+                ctx.define(v, ctx.temporary(v.type))
+            k += count
+
+
+def _branch_operand(ctx: Context, atom: Atom) -> Form:
+    """An operand of a branch: lazy values may stay lazy, to be computed only by the branch that needs them."""
+    form = ctx.value(atom)
+    ctx.settle(form)
+    if type(form) is Lazy and ctx.plan.uses.get(atom, 0) > 1:  # type: ignore[arg-type]
+        return loop_operand(ctx, atom)
+    return _current(form)
+
+
+def _current(form: Form) -> Form:
+    return form.root.value if type(form) is Pending and form.root.value is not None else form
+
+
+def _updated_operand(
+    ctx: Context, branches: tuple[Program, ...], k: int, operands: Sequence[Atom], taken: set[Any]
+) -> View | None:
+    """The memory of the dying operand of which result k is an updated version in every branch."""
+    sources = {_source(program, k) for program in branches}
+    if len(sources) != 1:
+        return None
+    j = sources.pop()
+    if j is None or operands.count(operands[j]) > 1:
+        return None
+    form = ctx.value(operands[j])
+    if type(form) is Pending:
+        form = form.root.value
+    if type(form) is not View or form.buffer in taken or not ctx.may_overwrite(form, operands[j]):
+        return None
+    ctx.before_overwrite(form.buffer, operands[j])
+    return form
+
+
+def _source(program: Program, k: int) -> int | None:
+    """The input of which output k is an updated version, by a chain of updates in place."""
+    from tracegrad.codegen.plan import analyse
+
+    atom = program.outputs[k]
+    if not isinstance(atom, Var):
+        return None
+    updated = analyse(program).updated
+    while atom in updated:
+        atom = updated[atom]
+    return program.inputs.index(atom) if atom in program.inputs else None
+
+
+# ---------------------------------------------------------------------------------------------------------------------- calls
+
+
+def lower_call(ctx: Context, eqn: Equation) -> None:
+    """A call is inlined."""
+    inline(ctx, eqn.params["program"], [ctx.value(a) for a in eqn.inputs], eqn.outputs)
+
+
+def inline(ctx: Context, program: Program, forms: list[Form], outs: Sequence[Var]) -> None:
+    from tracegrad.codegen.lower import Context
+
+    for f in forms:
+        ctx.settle(f)
+    forms = [_current(f) for f in forms]
+    targets: dict[Var, View] = {}
+    for a, v in zip(program.outputs, outs):
+        if v in ctx.targets and isinstance(a, Var) and a not in program.inputs:
+            targets.setdefault(a, ctx.targets[v])
+    inner = Context(ctx.lowering, program, targets, ctx.protected | _buffers(forms))
+    results = inner.run(forms)
+    inner.flush_all()
+    for v, form in zip(outs, results):
+        ctx.define(v, _current(form))
+
+
+def lower_identity(ctx: Context, eqn: Equation) -> None:
+    for a, v in zip(eqn.inputs, eqn.outputs):
+        ctx.define(v, ctx.value(a))
+
+
+scan_p.define(lower=lower_scan)
+while_p.define(lower=lower_while)
+cond_p.define(lower=lower_cond)
+for _primitive in (call_p, custom_jvp_call_p, custom_vjp_call_p, checkpoint_p):
+    _primitive.define(lower=lower_call)
+optimization_barrier_p.define(lower=lower_identity)
+name_p.define(lower=lower_identity)
+
+__all__ = ["ArrayType", "Carry", "dense_strides", "finish_body", "inline", "loop_operand", "np"]
