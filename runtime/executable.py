@@ -64,7 +64,7 @@ class Executable:
         self._entry: Any = None
         self._constants: Any = None
         if self.computed.outputs or self.computed.has_effects:
-            self._load(compiled(self.computed, name))
+            self._load(compiled(self.computed, name, program))
 
     def _settle(self, optimized: Program) -> None:
         """Decide where each output comes from, and what is left to compute."""
@@ -88,7 +88,9 @@ class Executable:
         self.code = code
         self._entry = engine.load(code.object_code, code.symbol, code.externals)
         self._arrays = [np.ascontiguousarray(c) for c in code.constants]
-        self._constants = (ctypes.c_void_p * max(len(self._arrays), 1))(*[pointer(c) for c in self._arrays])
+        handles = [callbacks.handle(*c) for c in code.callbacks]
+        slots = [*map(pointer, self._arrays), *handles]
+        self._constants = (ctypes.c_void_p * max(len(slots), 1))(*slots)
         self._in = [physical(t)[1] for t in self.in_types]
         self._out = [physical(a.type) for a in self.computed.outputs]
         self._in_pointers = ctypes.c_void_p * max(len(self._in), 1)
