@@ -10,6 +10,22 @@ import numpy as _np
 
 from tracegrad.ir.array import Array as ndarray
 from tracegrad.numpy import array_methods as _array_methods
+from tracegrad.numpy import fft, linalg
+from tracegrad.numpy.bits_and_text import (
+    array_repr,
+    array_str,
+    fromfile,
+    fromiter,
+    get_printoptions,
+    load,
+    packbits,
+    printoptions,
+    save,
+    savez,
+    set_printoptions,
+    unpackbits,
+)
+from tracegrad.numpy.calculus import convolve, correlate, diff, ediff1d, gradient, interp, trapezoid
 from tracegrad.numpy.contractions import (
     cross,
     dot,
@@ -115,6 +131,22 @@ from tracegrad.numpy.dtype_objects import (
     unsignedinteger,
 )
 from tracegrad.numpy.elementwise import *  # noqa: F403
+from tracegrad.numpy.functional import apply_along_axis, apply_over_axes, frompyfunc, ufunc, vectorize
+from tracegrad.numpy.grids import c_, index_exp, indices, ix_, meshgrid, mgrid, ogrid, r_, s_
+from tracegrad.numpy.padding import pad
+from tracegrad.numpy.polynomials import (
+    poly,
+    polyadd,
+    polyder,
+    polydiv,
+    polyfit,
+    polyint,
+    polymul,
+    polysub,
+    polyval,
+    roots,
+    trim_zeros,
+)
 from tracegrad.numpy.reductions import (
     all,
     amax,
@@ -179,6 +211,17 @@ from tracegrad.numpy.selection import (
     unravel_index,
     where,
 )
+from tracegrad.numpy.sets import (
+    intersect1d,
+    setdiff1d,
+    setxor1d,
+    union1d,
+    unique,
+    unique_all,
+    unique_counts,
+    unique_inverse,
+    unique_values,
+)
 from tracegrad.numpy.shape import (
     append,
     array_split,
@@ -225,6 +268,40 @@ from tracegrad.numpy.shape import (
     vstack,
 )
 from tracegrad.numpy.sorting import argpartition, argsort, lexsort, partition, sort, sort_complex
+from tracegrad.numpy.statistics import (
+    corrcoef,
+    cov,
+    histogram,
+    histogram2d,
+    histogram_bin_edges,
+    histogramdd,
+    median,
+    nanmedian,
+    nanpercentile,
+    nanquantile,
+    percentile,
+    quantile,
+)
+from tracegrad.numpy.ufuncs import (
+    copysign,
+    fmax,
+    fmin,
+    frexp,
+    gcd,
+    heaviside,
+    hypot,
+    i0,
+    lcm,
+    ldexp,
+    logaddexp,
+    logaddexp2,
+    modf,
+    nan_to_num,
+    sinc,
+    spacing,
+    unwrap,
+)
+from tracegrad.numpy.windows import bartlett, blackman, hamming, hanning, kaiser
 
 _array_methods.install()
 globals().update(_SMALL_FLOATS)
