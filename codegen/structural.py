@@ -416,6 +416,10 @@ def joined(ctx: Context, var: Any, pieces: list[Any], axis: int) -> View:
 # ----------------------------------------------------------------------------------------------------------------------- iota
 
 
+POSITION = "position"
+"""The leaf of values that depend on where an element is."""
+
+
 def lower_iota(ctx: Context, eqn: Equation) -> None:
     out = eqn.outputs[0]
     t = out.type
@@ -424,7 +428,9 @@ def lower_iota(ctx: Context, eqn: Equation) -> None:
     if ctx.in_registers(t):
         ctx.define(out, Scalars(t, [counted(b, index[d], t.dtype) for index in product(*map(range, t.shape))]))
         return
-    ctx.define(out, Lazy(t, lambda b, i: counted(b, i[d], t.dtype), {}, 1))
+    # Like memory that is read out of order: its dimensions must not be merged, since each element depends on one index alone.
+    leaves = {POSITION: OTHER} if len(t.shape) > 1 else {}
+    ctx.define(out, Lazy(t, lambda b, i: counted(b, i[d], t.dtype), leaves, 1))
 
 
 def counted(b: Builder, index: Index, dtype: Any) -> Scalar:
