@@ -8,6 +8,7 @@ loop, compiled programs with the meaning. Each test covers all samples of one pr
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,7 +18,6 @@ import numpy as np
 import pytest
 from primitive_samples import C128, F64, HALF, Case, all_cases, draw, sample
 
-import tracegrad
 from tracegrad.ir import ops
 from tracegrad.ir.bind import bind1
 from tracegrad.ir.config import config
@@ -27,8 +27,8 @@ from tracegrad.ir.primitive import REGISTRY, Declined, Primitive
 from tracegrad.ir.program import Program
 from tracegrad.ir.types import is_key
 from tracegrad.ir.verify import verify
+from tracegrad.runtime.jit import jit
 from tracegrad.tracer.staging import trace
-from tracegrad.transforms import calls, control_flow, leaf_rules, scan  # noqa: F401
 from tracegrad.transforms.batch import batch_program
 from tracegrad.transforms.jvp import jvp_program
 from tracegrad.transforms.linearize import linearize_program
@@ -300,7 +300,7 @@ def compiled(cases: list[Case]) -> list[tuple[np.ndarray, ...]]:
             sizes.append(len(results))
         return outs
 
-    results = iter(tracegrad.jit(everything)(*[x for case in cases for x in case.operands]))
+    results = iter(jit(everything)(*[x for case in cases for x in case.operands]))
     return [tuple(np.asarray(next(results)) for _ in range(n)) for n in sizes]
 
 
@@ -364,10 +364,13 @@ def test_completeness(name: str) -> None:
 # Testing the tests: a wrong rule must be found.
 
 
+_serial = itertools.count()
+
+
 @contextmanager
 def temporary(template: Primitive, **wrong: Any) -> Iterator[Primitive]:
-    """A primitive like `template`, with wrong rules."""
-    primitive = Primitive(f"wrong_{template.name}", template.type_rule, template.evaluate, template.family)
+    """A primitive like `template`, with wrong rules. Its name is new: transformations remember programs by what they say."""
+    primitive = Primitive(f"{template.name}_{next(_serial)}", template.type_rule, template.evaluate, template.family)
     try:
         primitive.define(**{**template.rules, **wrong})
         yield primitive
