@@ -49,6 +49,25 @@ def physical(t: ArrayType) -> tuple[tuple[int, ...], Any]:
     return t.shape, t.dtype
 
 
+def settle(optimized: Program) -> tuple[Program, list[tuple[str, Any]]]:
+    """What is left to compute, and where each output comes from: ("result", its index there), ("input", its index) or
+    ("constant", a fresh array)."""
+    inputs = {v: i for i, v in enumerate(optimized.inputs)}
+    constants = {c.var: c.value for c in optimized.constants}
+    computed: dict[Var, int] = {}
+    places: list[tuple[str, Any]] = []
+    for a in optimized.outputs:
+        if isinstance(a, Literal):
+            places.append(("constant", np.array(a.value, a.type.dtype)))
+        elif a in inputs:
+            places.append(("input", inputs[a]))
+        elif a in constants:
+            places.append(("constant", np.array(constants[a])))
+        else:
+            places.append(("result", computed.setdefault(a, len(computed))))
+    return optimized.replace(outputs=tuple(computed)), places
+
+
 class Executable:
     """Callable: takes the values of a program's inputs, returns its outputs as arrays.
 
@@ -59,30 +78,16 @@ class Executable:
         self.name = name
         self.in_types = program.in_types
         self.out_types = program.out_types
-        self._settle(optimized)
+        self.computed, places = settle(optimized)
+        self.sources: list[tuple[str, Any]] = [
+            (kind, wrap(which, t) if kind == "constant" else which) for (kind, which), t in zip(places, self.out_types)
+        ]
+        self._plain = all(kind == "result" for kind, _ in places) and len(self.computed.outputs) == len(places)
         self.code: Compiled | None = None
         self._entry: Any = None
         self._constants: Any = None
         if self.computed.outputs or self.computed.has_effects:
             self._load(compiled(self.computed, name, program))
-
-    def _settle(self, optimized: Program) -> None:
-        """Decide where each output comes from, and what is left to compute."""
-        inputs = {v: i for i, v in enumerate(optimized.inputs)}
-        constants = {c.var: c.value for c in optimized.constants}
-        computed: dict[Var, int] = {}
-        self.sources: list[tuple[str, Any]] = []
-        for a, t in zip(optimized.outputs, self.out_types):
-            if isinstance(a, Literal):
-                self.sources.append(("constant", wrap(np.array(a.value, a.type.dtype), t)))
-            elif a in inputs:
-                self.sources.append(("input", inputs[a]))
-            elif a in constants:
-                self.sources.append(("constant", wrap(np.array(constants[a]), t)))
-            else:
-                self.sources.append(("result", computed.setdefault(a, len(computed))))
-        self.computed = optimized.replace(outputs=tuple(computed))
-        self._plain = all(kind == "result" for kind, _ in self.sources) and len(computed) == len(self.sources)
 
     def _load(self, code: Compiled) -> None:
         self.code = code

@@ -72,7 +72,7 @@ class JitFunction:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if config.disable_jit:
             return self._fun(*args, **kwargs)
-        traced, leaves = self._prepare(args, kwargs)
+        traced, leaves, _ = self._prepare(args, kwargs)
         if bind.is_eager() and not any([isinstance(x, Tracer) for x in leaves]) and not traced.tracers:
             outs: Sequence[Any] = traced.run(leaves)
             if config.debug_nans or config.debug_infs:
@@ -81,8 +81,8 @@ class JitFunction:
             outs = traced.bound(leaves, self._inline)
         return tree_unflatten(traced.out_tree, outs)
 
-    def _prepare(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Traced, list[Any]]:
-        """The trace for these arguments, from the cache or new, and the leaves of the dynamic ones."""
+    def _prepare(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Traced, list[Any], Any]:
+        """The trace for these arguments, from the cache or new, and the leaves and structure of the dynamic ones."""
         if self._static.none:
             dynamic: Any = (args, kwargs)
             fixed = None
@@ -99,7 +99,7 @@ class JitFunction:
             traced = self._trace(args, dynamic, tree, types, fixed)
             if not traced.tracers:
                 self._traces[key] = traced
-        return traced, leaves
+        return traced, leaves, tree
 
     def _trace(self, args: tuple[Any, ...], dynamic: Any, tree: Any, types: Sequence[ArrayType], fixed: Any) -> Traced:
         fun = self._fun if fixed is None else self._static.rejoined(self._fun, fixed)
@@ -120,14 +120,14 @@ class JitFunction:
 
     def trace(self, *args: Any, **kwargs: Any) -> Any:
         """The traced function, not yet lowered: a `stages.Traced`."""
-        from tracegrad.runtime import stages
+        from tracegrad.runtime import stages  # it imports this module's neighbours, which most programs do not need
 
-        traced, leaves = self._prepare(args, kwargs)
-        return stages.Traced(self, traced, tree_flatten((args, kwargs))[1])
+        traced, _, tree = self._prepare(args, kwargs)
+        return stages.Traced(traced, tree)
 
     def eval_shape(self, *args: Any, **kwargs: Any) -> Any:
         """The shapes and dtypes of the results, without running or compiling."""
-        traced, _ = self._prepare(args, kwargs)
+        traced, _, _ = self._prepare(args, kwargs)
         program = traced.inner[0]
         shapes = [abstract.ShapeDtypeStruct(t.shape, t.dtype, weak_type=t.weak) for t in program.out_types]
         return tree_unflatten(traced.out_tree, shapes)
