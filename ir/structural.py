@@ -49,7 +49,7 @@ def _broadcast_in_dim(x: np.ndarray, *, shape: tuple[int, ...], broadcast_dimens
     for size, place in zip(x.shape, broadcast_dimensions):
         aligned[place] = size
     out_shape = shape + trailing
-    view = x.reshape(*aligned, *trailing)
+    view = x.reshape((*aligned, *trailing))
     if view.shape == out_shape:
         return (view,)
     out = np.empty(out_shape, x.dtype)
