@@ -10,6 +10,7 @@ import tracegrad.numpy as jnp
 from tracegrad.ir import ops
 from tracegrad.ir.bind import type_of
 from tracegrad.numpy.promotion import as_array, inexact
+from tracegrad.transforms.custom import custom_jvp
 
 
 def identity(x: Any) -> Any:
@@ -32,11 +33,21 @@ def relu6(x: Any) -> Any:
     return ops.select(ops.ge(x, dtype.type(6)), dtype.type(6), relu(x))
 
 
+@custom_jvp
+def _softplus(x: Any) -> Any:
+    return ops.add(ops.max(x, type_of(x).dtype.type(0)), ops.log1p(ops.exp(ops.neg(ops.abs(x)))))
+
+
+@_softplus.defjvp
+def _softplus_jvp(primals: tuple[Any], tangents: tuple[Any]) -> tuple[Any, Any]:
+    # Differentiated as written, it would be wrong at 0, where max and abs have kinks that cancel.
+    (x,), (t,) = primals, tangents
+    return _softplus(x), ops.mul(t, ops.logistic(x))
+
+
 def softplus(x: Any) -> Any:
     """log(1 + exp(x))."""
-    x = inexact("softplus", x)
-    zero = type_of(x).dtype.type(0)
-    return ops.add(ops.max(x, zero), ops.log1p(ops.exp(ops.neg(ops.abs(x)))))
+    return _softplus(inexact("softplus", x))
 
 
 def squareplus(x: Any, b: Any = 4) -> Any:

@@ -155,6 +155,14 @@ def fork(parent: Words, n: int = 2) -> list[Words]:
     return [Words(*[ops.reshape(ops.slice(data, (i, j), (i + 1, j + 1)), ()) for j in range(2)]) for i in range(n)]
 
 
+def split_words(parent: Words, n: int) -> Words:
+    """The words of `n` children of a key, as two uint32[n] arrays."""
+    if config.threefry_partitionable:
+        return Words(*ops.threefry2x32(*parent, *_counters((n,))))
+    data = _split_data(parent, (n,))
+    return Words(*[ops.reshape(ops.slice_in_dim(data, i, i + 1, 1, 1), (n,)) for i in range(2)])
+
+
 def fold_in(key: Any, data: Any) -> Any:
     """A new key from a key and an integer, such as the number of a step."""
     parent, typed = single("fold_in", key)
