@@ -3,6 +3,7 @@
 from tracegrad.codegen import (
     contractions,
     control_flow,
+    convolution,
     elementwise,
     fft,
     indexing,
@@ -10,6 +11,7 @@ from tracegrad.codegen import (
     random,
     reductions,
     sorting,
+    special,
     structural,
     windows,
 )
@@ -17,6 +19,7 @@ from tracegrad.codegen import (
 __all__ = [
     "contractions",
     "control_flow",
+    "convolution",
     "elementwise",
     "fft",
     "indexing",
@@ -24,6 +27,7 @@ __all__ = [
     "random",
     "reductions",
     "sorting",
+    "special",
     "structural",
     "windows",
 ]
