@@ -49,14 +49,17 @@ def here() -> Source | None:
     return Source(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name)
 
 
-@contextmanager
-def keeping() -> Iterator[None]:
-    """Inside the block locations are those given to `set`, not those of the Python stack."""
-    token = _fixed.set([here()])
-    try:
-        yield
-    finally:
-        _fixed.reset(token)
+class keeping:
+    """Context manager: inside the block locations are those given to `set` (at first the current one), not those of the Python stack."""
+
+    # A class, not a generator: transforms enter it for every operation that they process, so that the stack is searched once for each.
+    __slots__ = ("token",)
+
+    def __enter__(self) -> None:
+        self.token = _fixed.set([here()])
+
+    def __exit__(self, *_: object) -> None:
+        _fixed.reset(self.token)
 
 
 @contextmanager

@@ -208,10 +208,6 @@ def with_custom_jvp(x: Any) -> Any:
     return scan(lambda c, t: (softly(c * t) + x, softly(c)), x, np.arange(1.0, 4.0))[1].sum()
 
 
-def with_custom_vjp(x: Any) -> Any:
-    return scan(lambda c, t: (scaled(c, x) + t, scaled(x, c * x)), x, np.arange(1.0, 4.0))[1].sum()
-
-
 def rematerialized(x: Any) -> Any:
     @checkpoint
     def layer(c: Any, t: Any) -> Any:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
+from tracegrad.ir import source
 from tracegrad.ir.bind import Interpreter, current, type_of, using
 from tracegrad.ir.evaluate import run
 from tracegrad.ir.primitive import Primitive
@@ -61,7 +62,7 @@ class BatchInterpreter:
                 return self.parent.process(primitive, args, params)
             # A collective over this axis acts on values that every example shares, too.
             dims, values = [None] * len(args), list(args)
-        with using(self.parent):
+        with using(self.parent), source.keeping():
             outs, out_dims = primitive.rule("batch")(self.axis, values, dims, **params)
         return tuple([x if d is None else BatchTracer(self, x, d) for x, d in zip(outs, out_dims)])
 

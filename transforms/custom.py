@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tracegrad.ir import ops
+from tracegrad.ir import ops, source
 from tracegrad.ir.bind import type_of
 from tracegrad.ir.calls import DerivativeRule, custom_jvp_call_p, custom_vjp_call_p
 from tracegrad.ir.evaluate import run
@@ -213,7 +213,8 @@ def _flat_jvp(a: _Application, primals: Sequence[Any], tangents: Sequence[Any]) 
     custom: custom_jvp = a.custom
     names = f"Custom JVP rule {name_of(custom.jvp)} for function {custom.__name__}"
     shown = [SymbolicZero(t.type) if custom.symbolic_zeros and type(t) is Zero else instantiate(t) for t in tangents]
-    pair = custom.jvp(*a.nondiff, tree_unflatten(a.in_tree, primals), tree_unflatten(a.in_tree, shown))  # type: ignore[misc]
+    with source.looking_at_stack():
+        pair = custom.jvp(*a.nondiff, tree_unflatten(a.in_tree, primals), tree_unflatten(a.in_tree, shown))  # type: ignore[misc]
     if not (isinstance(pair, (tuple, list)) and len(pair) == 2):
         raise TypeError(
             f"{names} must produce a pair (list or tuple of length two) representing primal and tangent outputs, but got {pair!r:.200}"
@@ -285,7 +286,8 @@ def _flat_fwd(a: _Application, primals: Sequence[Any], nonzero: Sequence[bool]) 
     args = a.all_arguments(tree_unflatten(a.in_tree, given))
     if custom.symbolic_zeros:
         args = [tree_map(lambda x: CustomVJPPrimal(x, False), x) if i is not None else x for i, x in zip(a.positions, args)]
-    pair = custom.fwd(*args)  # type: ignore[misc]
+    with source.looking_at_stack():
+        pair = custom.fwd(*args)  # type: ignore[misc]
     if not (isinstance(pair, (tuple, list)) and len(pair) == 2):
         raise TypeError(
             f"{names} must produce a pair (list or tuple of length two) where the first element represents the primal output and the "
@@ -307,7 +309,8 @@ def _flat_bwd(a: _Application, residuals: Sequence[Any], cts: Sequence[Any], tok
     res_tree, out_tree, in_types = token
     names = f"Custom VJP bwd rule {name_of(custom.bwd)} for function {custom.__name__}"
     shown = [SymbolicZero(ct.type) if custom.symbolic_zeros and type(ct) is Zero else instantiate(ct) for ct in cts]
-    found = custom.bwd(*a.nondiff, tree_unflatten(res_tree, residuals), tree_unflatten(out_tree, shown))  # type: ignore[misc]
+    with source.looking_at_stack():
+        found = custom.bwd(*a.nondiff, tree_unflatten(res_tree, residuals), tree_unflatten(out_tree, shown))  # type: ignore[misc]
     if isinstance(found, list):
         found = tuple(found)
     example = tree_unflatten(a.in_tree, range(len(in_types)))

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from tracegrad.ir import source
 from tracegrad.ir.array import Array
 from tracegrad.ir.bind import Interpreter, current, type_of, using
 from tracegrad.ir.evaluate import run
@@ -77,7 +78,7 @@ class JvpInterpreter:
         for i, t in enumerate(tangents):
             if t is None:
                 tangents[i] = Zero(tangent_type(type_of(args[i])))
-        with using(self.parent):
+        with using(self.parent), source.keeping():
             outs, out_tangents = primitive.rule("jvp")(primals, tangents, **params)
         return tuple([x if type(t) is Zero else JvpTracer(self, x, t) for x, t in zip(outs, out_tangents)])
 

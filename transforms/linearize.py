@@ -56,7 +56,7 @@ class LinearizeInterpreter:
         for i, t in enumerate(tangents):
             if t is None:
                 tangents[i] = Zero(tangent_type(type_of(args[i])))
-        with using(self.partial):
+        with using(self.partial), source.keeping():
             outs, out_tangents = primitive.rule("jvp")(primals, tangents, **params)
         return tuple([x if type(t) is Zero else LinearizeTracer(self, x, t) for x, t in zip(outs, out_tangents)])
 
@@ -64,7 +64,7 @@ class LinearizeInterpreter:
         self, primitive: Primitive, primals: list[Any], tangents: list[Any], params: dict[str, Any]
     ) -> tuple[Any, ...]:
         nonzero = [t is not None for t in tangents]
-        with using(self.parent):
+        with using(self.parent), source.keeping():
             outs, nonzero_out, linear = primitive.rule("linearize")(nonzero, primals, **params)
         if not any(nonzero_out):
             return tuple(outs)
