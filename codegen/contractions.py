@@ -194,7 +194,7 @@ def _as_reduction(ctx: Context, out: Any, left: Form, right: Form, dims: Any, dt
 def _as_lazy(ctx: Context, left: Form, right: Form, ldims: Any, rdims: Any, dtype: Any, t: ArrayType) -> Lazy:
     """A short sum of products, as an expression of the output index."""
     (lb, lf, lc), (rb, rf, rc) = ldims, rdims
-    from tracegrad.codegen.values import OTHER, add_leaf, leaves_of
+    from tracegrad.codegen.values import OTHER, POSITION, add_leaf, leaves_of
     from tracegrad.codegen.values import combine as through
 
     forms = []
@@ -207,7 +207,7 @@ def _as_lazy(ctx: Context, left: Form, right: Form, ldims: Any, rdims: Any, dtyp
     terms = list(product(*[range(left.type.shape[d]) for d in lc]))
     nb, nf = len(lb), len(lf)
     rule = Reduction(_sum_name(dtype), (), dtype)
-    leaves: dict[Any, int] = {}
+    leaves: dict[Any, int] = {POSITION: OTHER}
     for f in (a, c):
         for leaf, how in leaves_of(f).items():
             add_leaf(leaves, leaf, through(OTHER, how))
@@ -388,7 +388,7 @@ def _gemv(ctx: Context, a: View, c: View, target: View) -> None:
 
 
 def _generated(ctx: Context, a: View, c: View, target: View) -> None:
-    (m, k), n = a.type.shape, c.type.shape[1]
+    m, n = a.type.shape[0], c.type.shape[1]
     if n == 1 and m > 1 and not _contiguous(a)[1]:
         # column vectors as rows, so that the contiguous dimension is the inner one
         turn = lambda v: View(v.type.update(shape=v.type.shape[::-1]), v.buffer, v.offset, v.strides[::-1])

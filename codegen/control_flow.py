@@ -135,7 +135,7 @@ def finish_body(body: Context, carry: Carry, atoms: Sequence[Atom], places: Sequ
     changing = {v.buffer: v for _, v, is_carry in todo if is_carry}
     # carries that have been updated in place are read through views of their own memory: those reads see the new value, as they should
     unsafe: set[Any] = set()
-    for form, view, _ in todo:
+    for form, _, _ in todo:
         for leaf, how in leaves_of(form).items():
             other = changing.get(leaf)
             if other is not None and (how != IDENTICAL or form.type.shape != other.type.shape):

@@ -20,6 +20,7 @@ from tracegrad.codegen.nests import Space, open_loops
 from tracegrad.codegen.structural import indexed, not_negative
 from tracegrad.codegen.values import (
     OTHER,
+    POSITION,
     Form,
     Indices,
     Lazy,
@@ -255,7 +256,7 @@ def lower_gather(ctx: Context, eqn: Equation) -> None:
         value = read(b, source, tuple(place))
         return value if valid is None else _select(b, valid, value, fill)
 
-    leaves: dict[Any, int] = {}
+    leaves: dict[Any, int] = {POSITION: OTHER}
     for form in (source, where):
         for leaf, how in leaves_of(form).items():
             add_leaf(leaves, leaf, combine(OTHER, how))

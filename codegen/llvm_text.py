@@ -99,6 +99,9 @@ class Writer:
             name = f"%b.{b.name}"
             if b.kind == "temp":
                 entry.append(f"  {name} = getelementptr inbounds i8, ptr %arena, i64 {b.position}")
+            elif b.kind == "slots":
+                count = sum(c.kind == "constant" for c in self.function.buffers)
+                entry.append(f"  {name} = getelementptr inbounds ptr, ptr %constants, i64 {count}")
             elif b.kind in ("input", "output", "constant"):
                 array = {"input": "%inputs", "output": "%outputs", "constant": "%constants"}[b.kind]
                 entry.append(f"  {name}.p = getelementptr inbounds ptr, ptr {array}, i64 {b.position}")

@@ -173,7 +173,8 @@ def index_level(index: Index) -> int:
 class Buffer:
     """Memory that loops read and write: an array given or returned, a constant, or a temporary in the arena.
 
-    kind: "input", "output", "constant", "temp" or "pointer" (its address is a value, `address`).
+    kind: "input", "output", "constant", "slots" (the words behind the constants' addresses), "temp" or "pointer" (its address is a
+        value, `address`).
     position: which input, output or constant; for a temporary, its offset in the arena once that is planned.
     """
 
@@ -191,7 +192,7 @@ class Buffer:
 
     @property
     def mutable(self) -> bool:
-        return self.kind not in ("input", "constant") or self.spare
+        return self.kind not in ("input", "constant", "slots") or self.spare
 
     @property
     def nbytes(self) -> int:

@@ -75,6 +75,14 @@ class Lowering:
         self.constants: list[np.ndarray] = []
         self.callbacks: list[Any] = []
 
+    def slots(self) -> Buffer:
+        """The words that follow the addresses of the constants: the handles of callbacks."""
+        found = next((b for b in self.function.buffers if b.kind == "slots"), None)
+        if found is None:
+            found = Buffer("slots", "slots", 0, np.dtype(np.int64), 1 << 20)
+            self.function.buffers.append(found)
+        return found
+
     @property
     def may_unroll(self) -> bool:
         return self.builder.operations < OPERATION_BUDGET

@@ -1,6 +1,7 @@
 """Importing this module attaches the lowering rules of all families to their primitives."""
 
 from tracegrad.codegen import (
+    callbacks,
     contractions,
     control_flow,
     convolution,
@@ -17,6 +18,7 @@ from tracegrad.codegen import (
 )
 
 __all__ = [
+    "callbacks",
     "contractions",
     "control_flow",
     "convolution",

@@ -14,7 +14,9 @@ from tracegrad.codegen.elementwise import waits
 from tracegrad.codegen.loop_ir import Index, Value
 from tracegrad.codegen.values import (
     FLOAT16,
+    IDENTICAL,
     OTHER,
+    POSITION,
     Form,
     Indices,
     Lazy,
@@ -313,7 +315,7 @@ def lower_pad(ctx: Context, eqn: Equation) -> None:
             places.append(shifted)
         return choose(b, inside, lambda: read(b, form, tuple(places)), lambda: read(b, padding, ()))
 
-    leaves: dict[Any, int] = {}
+    leaves: dict[Any, int] = {POSITION: OTHER}
     for leaf, how in leaves_of(form).items():
         add_leaf(leaves, leaf, combine(OTHER, how))
     for leaf, how in leaves_of(padding).items():
@@ -416,10 +418,6 @@ def joined(ctx: Context, var: Any, pieces: list[Any], axis: int) -> View:
 # ----------------------------------------------------------------------------------------------------------------------- iota
 
 
-POSITION = "position"
-"""The leaf of values that depend on where an element is."""
-
-
 def lower_iota(ctx: Context, eqn: Equation) -> None:
     out = eqn.outputs[0]
     t = out.type
@@ -429,7 +427,7 @@ def lower_iota(ctx: Context, eqn: Equation) -> None:
         ctx.define(out, Scalars(t, [counted(b, index[d], t.dtype) for index in product(*map(range, t.shape))]))
         return
     # Like memory that is read out of order: its dimensions must not be merged, since each element depends on one index alone.
-    leaves = {POSITION: OTHER} if len(t.shape) > 1 else {}
+    leaves = {POSITION: OTHER if len(t.shape) > 1 else IDENTICAL}
     ctx.define(out, Lazy(t, lambda b, i: counted(b, i[d], t.dtype), leaves, 1))
 
 

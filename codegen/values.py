@@ -52,6 +52,10 @@ IDENTICAL, INVARIANT, OTHER = 0, 1, 2
 """How a lazy value reads a leaf: at its own index, the same for all indices, or in another way."""
 
 
+POSITION = "position"
+"""The leaf of values that depend on where an element is, whatever memory they read."""
+
+
 class Scalars:
     """A tensor in registers: `elements` in row-major order."""
 
@@ -305,6 +309,7 @@ __all__ = [
     "Indices",
     "Lazy",
     "OTHER",
+    "POSITION",
     "Pending",
     "Root",
     "Scalar",
