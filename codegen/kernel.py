@@ -629,6 +629,10 @@ class Kernel:
         self.externals[symbol] = f"declare {t} @{symbol}({types}{tail_type})"
         return self.emit(t, f"call {fast}{t} @{symbol}({', '.join(map(repr, args))}{tail})")
 
+    def compare(self, operation: str, x: Value, y: Value) -> Value:
+        """A comparison by LLVM's name, such as "fcmp ugt"."""
+        return self.emit("i1", f"{operation} {x.type} {x.ref}, {y.ref}")
+
     def sqrt(self, x: Value) -> Value:
         return self.intrinsic("sqrt", x)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
+from itertools import product
 from math import prod
 from typing import Any
 
@@ -132,56 +134,97 @@ def _reduce_axis(
                         y[o, c, i] = combine(k, kind, dtype, y[o, c, i], x[o, row, i])
 
 
-def _for_each_window(
-    k: Kernel,
-    operand: Buffer,
-    shape: tuple[int, ...],
-    counts: tuple[int, ...],
-    kind: str,
-    window_dimensions: tuple[int, ...],
-    window_strides: tuple[int, ...],
-    padding: tuple[tuple[int, int], ...],
-    body: Any,
-) -> None:
-    """Calls body(flat position of the window, flat position in the operand of what it selects or -1)."""
-    strides, out_strides = _row_strides(shape), _row_strides(counts)
-    rank = len(shape)
-    floating = is_inexact(operand.dtype)
-    with k.loops(*counts) as position:
-        best = k.accumulator(operand.dtype, 0)
-        chosen = k.var("i64", -1)
-        bases = [p * s - lo for p, s, (lo, _) in zip(position, window_strides, padding, strict=True)]
-        flat: Value = k.value(0, "i64")
-        for p, s in zip(position, out_strides, strict=True):
-            flat = flat + p * s
+UNROLLED = 32
+"""Windows of up to this many elements are written out: without branches, so that LLVM can treat many windows at once."""
 
-        def element(d: int, index: Value) -> None:
-            if d == rank:
-                value = operand[index]
-                current = best.get()
-                if kind == "max":
-                    better = value > current if floating or operand.dtype.kind == "i" else value.ugt(current)
-                else:
-                    better = value < current if floating or operand.dtype.kind == "i" else value.ult(current)
-                if floating:
-                    better = better | (value.isnan() & ~current.isnan())
-                better = better | (chosen.get() < 0)
-                best.set(better.select(value, current))
-                chosen.set(better.select(index, chosen.get()))
-                return
-            n, w, (lo, hi) = shape[d], window_dimensions[d], padding[d]
-            if w == 1 and lo <= 0 and hi <= 0:
-                element(d + 1, index + bases[d] * strides[d])
-                return
-            base = bases[d]
-            first = (base < 0).select(-base, 0) if lo > 0 else k.value(0, "i64")
-            limit = k.value(n, "i64") - base
-            last = (limit < w).select(limit, w)
-            with k.loop(first, last) as j:
-                element(d + 1, index + (base + j) * strides[d])
 
-        element(0, k.value(0, "i64"))
-        body(flat, chosen.get())
+class _Selection:
+    """Loops over windows that find the element which each selects: the first that is largest (smallest), NaN before any number."""
+
+    def __init__(self, k: Kernel, operand: Buffer, shape: tuple[int, ...], counts: tuple[int, ...], params: tuple[Any, ...]):
+        self.k, self.operand, self.shape, self.counts = k, operand, shape, counts
+        self.kind, self.window, self.steps, self.padding = params
+        self.strides, self.out_strides = _row_strides(shape), _row_strides(counts)
+        self.floating = is_inexact(operand.dtype)
+
+    def _better(self, value: Value, current: Value) -> Value:
+        if self.floating:
+            # unordered comparison: true for NaN as well
+            wins = self.k.compare("fcmp ugt" if self.kind == "max" else "fcmp ult", value, current)
+            return wins & ~current.isnan()
+        sign = "s" if self.operand.dtype.kind == "i" else "u"
+        return self.k.compare(f"icmp {sign}{'gt' if self.kind == 'max' else 'lt'}", value, current)
+
+    def unrolled(self, body: Callable[[Value, list[tuple[Value, Value | None]], Value], None]) -> None:
+        """body(position of the window, [(position of an element, whether it is inside or None)], number of the selected one or -1)."""
+        k = self.k
+        with k.loops(*self.counts) as position:
+            out: Value = k.value(0, "i64")
+            for p, stride in zip(position, self.out_strides, strict=True):
+                out = out + p * stride
+            # per dimension and offset: the clamped index and whether it needed no clamping
+            places: list[list[tuple[Value, Value | None]]] = []
+            for d, n in enumerate(self.shape):
+                low, first, last = self.padding[d][0], -self.padding[d][0], self.counts[d] * self.steps[d] - self.padding[d][0]
+                places.append([])
+                for j in range(self.window[d]):
+                    index = position[d] * self.steps[d] + (j - low)
+                    if first + j >= 0 and last - self.steps[d] + j < n:
+                        places[d].append((index, None))
+                        continue
+                    inside = (index >= 0) & (index < n)
+                    places[d].append((inside.select(index, 0), inside))
+            elements: list[tuple[Value, Value | None]] = []
+            for choice in product(*places):
+                flat: Value = k.value(0, "i64")
+                valid: Value | None = None
+                for (index, inside), stride in zip(choice, self.strides, strict=True):
+                    flat = flat + index * stride
+                    if inside is not None:
+                        valid = inside if valid is None else valid & inside
+                elements.append((flat, valid))
+            best: Value | None = None
+            chosen = k.value(-1, "i32")
+            for number, (flat, valid) in enumerate(elements):
+                value = self.operand[flat]
+                if best is None:
+                    best = value
+                    chosen = k.value(0, "i32") if valid is None else valid.select(k.value(0, "i32"), chosen)
+                    continue
+                better = self._better(value, best) | (chosen < 0)
+                if valid is not None:
+                    better = better & valid
+                best = better.select(value, best)
+                chosen = better.select(k.value(number, "i32"), chosen)
+            body(out, elements, chosen)
+
+    def looped(self, body: Callable[[Value, Value], None]) -> None:
+        """body(position of the window, position of the element that it selects or -1)."""
+        k, rank = self.k, len(self.shape)
+        with k.loops(*self.counts) as position:
+            best = k.accumulator(self.operand.dtype, 0)
+            chosen = k.var("i64", -1)
+            bases = [p * s - lo for p, s, (lo, _) in zip(position, self.steps, self.padding, strict=True)]
+            out: Value = k.value(0, "i64")
+            for p, s in zip(position, self.out_strides, strict=True):
+                out = out + p * s
+
+            def element(d: int, index: Value) -> None:
+                if d == rank:
+                    value = self.operand[index]
+                    better = self._better(value, best.get()) | (chosen.get() < 0)
+                    best.set(better.select(value, best.get()))
+                    chosen.set(better.select(index, chosen.get()))
+                    return
+                base = bases[d]
+                first = (base < 0).select(-base, 0)
+                limit = k.value(self.shape[d], "i64") - base
+                last = (limit < self.window[d]).select(limit, self.window[d])
+                with k.loop(first, last) as j:
+                    element(d + 1, index + (base + j) * self.strides[d])
+
+            element(0, k.value(0, "i64"))
+            body(out, chosen.get())
 
 
 def select_and_scatter_add_routine(
@@ -202,11 +245,27 @@ def select_and_scatter_add_routine(
     total = k.array(k["scratch"], work) if half else out
     k.memset(total.pointer, 0, operand.size * work.itemsize)
 
-    def body(window: Value, chosen: Value) -> None:
+    selection = _Selection(k, x, operand.shape, source.shape, params)
+    apart = all(w <= s for w, s in zip(window_dimensions, window_strides, strict=True))
+
+    def give(window: Value, elements: list[tuple[Value, Value | None]], chosen: Value) -> None:
+        value = values[window]
+        for number, (flat, valid) in enumerate(elements):
+            mine = chosen.eq(number).select(value, k.number(0, work))
+            # windows that do not overlap write each element once; those that lie partly outside share clamped positions
+            if apart and valid is None:
+                total[flat] = mine
+            else:
+                total[flat] = combine(k, "add", work, total[flat], mine)
+
+    def add(window: Value, chosen: Value) -> None:
         with k.if_(chosen >= 0):
             total[chosen] = combine(k, "add", work, total[chosen], values[window])
 
-    _for_each_window(k, x, operand.shape, source.shape, *params, body)
+    if prod(window_dimensions) <= UNROLLED:
+        selection.unrolled(give)
+    else:
+        selection.looped(add)
     if half:
         with k.loop(0, operand.size) as i:
             out[i] = total[i]
@@ -235,15 +294,24 @@ def select_and_gather_add_routine(
     values, x = k.array(k["in0"], tangents.dtype), k.array(k["in1"], operand.dtype)
     out = k.array(k["out0"], operand.dtype)
 
-    def body(window: Value, chosen: Value) -> None:
-        inside = chosen >= 0
-        value = values[inside.select(chosen, 0)]
-        out[window] = inside.select(value, k.number(0, operand.dtype))
+    zero = k.number(0, operand.dtype)
 
-    if operand.size:
-        _for_each_window(k, x, operand.shape, result.shape, *params, body)
-    else:
+    def take(window: Value, elements: list[tuple[Value, Value | None]], chosen: Value) -> None:
+        result: Any = zero
+        for number, (flat, _) in enumerate(elements):
+            result = chosen.eq(number).select(values[flat], result)
+        out[window] = result
+
+    def read(window: Value, chosen: Value) -> None:
+        inside = chosen >= 0
+        out[window] = inside.select(values[inside.select(chosen, 0)], zero)
+
+    if not operand.size:
         k.memset(out.pointer, 0, result.nbytes)
+    elif prod(window_dimensions) <= UNROLLED:
+        _Selection(k, x, operand.shape, result.shape, params).unrolled(take)
+    else:
+        _Selection(k, x, operand.shape, result.shape, params).looped(read)
     return Routine(k)
 
 
