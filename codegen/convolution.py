@@ -252,9 +252,11 @@ class _Convolution:
         if not self.columns and self.fan_in == 1 and self.group_out == 1 and self.batch_groups == 1:
             with k.arithmetic("contract"):
                 self._direct(x, w, result)
+        elif self.columns and self.group_batch == 1 and self.group_out == 1 and self.feature_groups == 1:
+            with k.arithmetic("contract"):
+                self._direct_columns(x, w, result)
         else:
-            for g in range(self.groups):
-                self._group(x, w, result, g)
+            self._all_groups(x, w, result)
         if not final:
             self._deliver(result)
 
@@ -307,8 +309,7 @@ class _Convolution:
                 steps = [s * a.source_dilation for a, s in zip(axes, w_strides, strict=False)] + [1]
                 _copy_elements(k, w, elements, extents, starts, list(zip(steps, _strides(extents), strict=True)))
                 start = sum((f[4] + b) * s for f, b, s in zip(phase, before, x_strides[1:], strict=False))
-                for g in range(self.groups):
-                    part._group(x.shifted(start), elements, product_of_phase, g)
+                part._all_groups(x.shifted(start), elements, product_of_phase)
             else:
                 k.memset(product_of_phase.pointer, 0, prod(shape) * self.dtype.itemsize)
             starts = [(0, 0), *[(0, f[0] * s) for f, s in zip(phase, y_strides[1:], strict=False)], (0, 0)]
@@ -369,18 +370,44 @@ class _Convolution:
                         term = self._multiply(x[at_x + c * step_x], w[at_w + c * step_w])
                         result[place] = self._add(result[place], term)
 
+    def _direct_columns(self, x: Buffer, w: Buffer, result: Buffer) -> None:
+        """The filter gradient of a depthwise convolution: every feature by itself, side by side."""
+        k, channels = self.k, self.batch
+        x_strides = _strides((self.features, *[a.size for a in self.axes], channels))
+        w_strides = _strides((self.fan_in, *[a.window for a in self.axes], channels))
+        with k.loop(0, self.positions * channels) as i:
+            result[i] = k.number(0, self.dtype)
+        with k.loops(self.fan_in, *[a.window for a in self.axes]) as index:
+            at_x, at_w = index[0] * x_strides[0], index[0] * w_strides[0]
+            for i, (p, a) in enumerate(zip(index[1:], self.axes, strict=True)):
+                at_x = at_x + p * (a.dilation * x_strides[1 + i])
+                at_w = at_w + p * w_strides[1 + i]
+            with k.loops(*[a.positions for a in self.axes]) as position:
+                here, at_y = at_x, k.value(0, "i64")
+                y_strides = _strides((*[a.positions for a in self.axes], channels))
+                for p, a, s, t in zip(position, self.axes, x_strides[1:], y_strides, strict=False):
+                    here, at_y = here + p * (a.stride * s), at_y + p * t
+                with k.loop(0, channels) as c:
+                    place = at_y + c
+                    result[place] = self._add(result[place], self._multiply(x[here + c], w[at_w + c]))
+
     def _multiply(self, a: Any, b: Any) -> Any:
         return a & b if self.dtype.kind == "b" else a * b
 
     def _add(self, a: Any, b: Any) -> Any:
         return a | b if self.dtype.kind == "b" else a + b
 
-    def _group(self, x: Buffer, w: Buffer, result: Buffer, g: int) -> None:
+    def _all_groups(self, x: Buffer, w: Buffer, result: Buffer) -> None:
+        with self.k.loop(0, self.groups) as g:
+            self._group(x, w, result, g if self.groups > 1 else self.k.value(0, "i64"))
+
+    def _group(self, x: Buffer, w: Buffer, result: Buffer, g: Value) -> None:
         """The part of the result that one group of features (or of the batch) gives."""
         inner_total = self.batch if self.columns else self.features
         outer_total = self.features if self.columns else self.batch
-        feature_offset = g * self.fan_in if self.feature_groups > 1 else 0
-        batch_offset = g * self.group_batch if self.batch_groups > 1 else 0
+        none = self.k.value(0, "i64")
+        feature_offset = g * self.fan_in if self.feature_groups > 1 else none
+        batch_offset = g * self.group_batch if self.batch_groups > 1 else none
         inner, outer = (self.group_batch, self.fan_in) if self.columns else (self.fan_in, self.group_batch)
         x_strides = _strides((outer_total, *[a.size for a in self.axes], inner_total))
         outer_offset, inner_offset = (feature_offset, batch_offset) if self.columns else (batch_offset, feature_offset)
