@@ -26,6 +26,7 @@ from tracegrad.tracer import abstract
 from tracegrad.tracer.control_flow import TracedFunction
 from tracegrad.tracer.pytree import tree_flatten, tree_unflatten
 from tracegrad.tracer.tracer import Tracer
+from tracegrad.transforms.batch import named_axes
 from tracegrad.transforms.pipeline import optimize
 
 
@@ -93,7 +94,7 @@ class JitFunction:
             types = tuple([x.aval if type(x) is ArrayImpl else bind.type_of(x) for x in leaves])
         except TypeError:
             types = tuple(abstract.leaf_types(leaves, abstract.argument_names(self._fun, *dynamic), self._name))
-        key = (tree, types, fixed, config.trace_key())
+        key = (tree, types, fixed, config.trace_key(), named_axes())
         traced = self._traces.get(key)
         if traced is None:
             traced = self._trace(args, dynamic, tree, types, fixed)

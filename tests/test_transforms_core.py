@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -591,3 +592,33 @@ def test_unread_branches_of_the_derivative_cost_nothing() -> None:
     assert "sin" not in str(program)
     lin = vjp(lambda x: (jnp.sin(x), x * 2.0)[1], X)[1]
     assert not tree_flatten(lin)[0]
+
+
+# Collectives
+
+
+def test_collectives_over_a_named_axis() -> None:
+    from tracegrad.runtime.jit import jit
+    from tracegrad.transforms import collectives as c
+
+    named = functools.partial(vmap, axis_name="i")
+    centered = jit(lambda x: x - c.pmean(x, "i"))
+    close(named(centered)(X), X - X.mean())
+    close(named(centered)(X[:2]), X[:2] - X[:2].mean())  # traced again: the axis has another size
+    close(named(lambda x: c.psum({"a": x, "n": 1}, "i"))(X)["n"], np.full(3, 3))
+    close(named(lambda x: c.pmax(x, "i") - c.pmin(x, "i"))(X), np.full(3, X.max() - X.min()))
+    close(named(lambda x: c.psum(x, "i"), out_axes=None)(X), X.sum())
+    close(named(lambda x: c.all_gather(x, "i"))(X), np.tile(X, (3, 1)))
+    close(named(lambda x: c.ppermute(x, "i", [(0, 2), (1, 0)]))(X), [X[1], 0.0, X[0]])
+    close(
+        named(lambda x: scan(lambda k, _: (k + c.axis_index("i"), k), 0, None, length=3)[1])(X),
+        np.outer(np.arange(3), np.arange(3)),
+    )
+    close(named(grad(lambda x: x * c.psum(x**2, "i")))(X), (X**2).sum() + 2 * X * X.sum())
+    loss = lambda x: named(lambda x: x * c.psum(x**2, "i"))(x).sum()  # noqa: E731
+    close(grad(loss)(X), numeric(loss, X), 1e-5)
+    both = vmap(lambda r: named(lambda x: c.psum(x, ("i", "j")))(r), axis_name="j")
+    close(both(W), np.full((3, 3), W.sum()))
+    for f in (lambda: c.psum(X, "i"), lambda: named(lambda x: c.psum(x, "k"))(X)):
+        with pytest.raises(NameError, match="unbound axis name: '[ik]'"):
+            f()

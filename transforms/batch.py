@@ -58,7 +58,7 @@ class BatchInterpreter:
                 dims[i] = a.dim
                 values[i] = a.value
         if dims is None:
-            if "axis_name" not in params or self.axis.name is None or self.axis.name not in _names(params["axis_name"]):
+            if self.axis.name is None or not _concerns(self.axis.name, primitive, params):
                 return self.parent.process(primitive, args, params)
             # A collective over this axis acts on values that every example shares, too.
             dims, values = [None] * len(args), list(args)
@@ -67,8 +67,20 @@ class BatchInterpreter:
         return tuple([x if d is None else BatchTracer(self, x, d) for x, d in zip(outs, out_dims)])
 
 
-def _names(axis_name: Any) -> tuple[Any, ...]:
-    return axis_name if isinstance(axis_name, tuple) else (axis_name,)
+def _concerns(name: Any, primitive: Primitive, params: dict[str, Any]) -> bool:
+    """Whether an operation is a collective over the axis, or holds one."""
+    if "axis_name" in params:
+        return bool(params["axis_name"] == name)
+    for region in primitive.regions:
+        programs = params[region]
+        if any([_mentions(p, name) for p in (programs if isinstance(programs, tuple) else (programs,))]):
+            return True
+    return False
+
+
+@cached
+def _mentions(program: Program, name: Any) -> bool:
+    return any(e.params.get("axis_name") == name for e in program.walk() if "axis_name" in e.params)
 
 
 _axes: ContextVar[tuple[Axis, ...]] = ContextVar("tracegrad_named_axes", default=())
