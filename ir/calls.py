@@ -42,7 +42,8 @@ class DerivativeRule(Reference):
     """The rule of a custom_jvp or custom_vjp function, over flat lists of values.
 
     custom_jvp: `jvp(primals, tangents) -> (outs, out_tangents)`.
-    custom_vjp: `fwd(primals) -> (outs, residuals)` and `bwd(residuals, cotangents) -> cotangents of the inputs`.
+    custom_vjp: `fwd(primals, nonzero) -> (outs, residuals, token)` and `bwd(residuals, cotangents, token) -> cotangents of the inputs`;
+    `nonzero` says which inputs are differentiated, `token` is hashable and describes the residuals.
     `options` holds what else a transform must know, e.g. which inputs are not differentiated.
     """
 

@@ -1,5 +1,7 @@
-"""Collectives over the named axis of a vmap: psum, pmean, pmax, all_gather, axis_index and their kind, and the rules of the two
-primitives that they are made of.
+"""Collectives over the named axis of a vmap: psum, pmean, pmax, all_gather, axis_index and their kind.
+
+Two primitives suffice, since everything else is composed of them: all examples' values, and the example's own number. They mean nothing for
+one example alone; batching over the axis replaces them, so that none is left to compile.
 """
 
 from __future__ import annotations
@@ -12,12 +14,33 @@ import numpy as np
 
 from tracegrad.ir import ops
 from tracegrad.ir.bind import bind1, type_of
-from tracegrad.ir.collectives import all_gather_p, axis_index_p
-from tracegrad.ir.primitive import Declined
+from tracegrad.ir.primitive import Declined, Primitive
+from tracegrad.ir.types import ArrayType
 from tracegrad.tracer.pytree import tree_map
 from tracegrad.transforms.batch import named_axis
 from tracegrad.transforms.rules import linear
 from tracegrad.transforms.zero import Axis
+
+
+def _all_gather_type(x: ArrayType, axis_name: Any, axis_size: int) -> tuple[ArrayType, ...]:
+    return (x.update(shape=(axis_size, *x.shape)),)
+
+
+def _axis_index_type(axis_name: Any, axis_size: int) -> tuple[ArrayType, ...]:
+    return (ArrayType((), np.dtype(np.int32)),)
+
+
+def _unbound(*_: Any, axis_name: Any, axis_size: int) -> Any:
+    raise NameError(
+        f"unbound axis name: {axis_name!r}. The function was traced inside vmap(..., axis_name={axis_name!r}) and used outside of it"
+    )
+
+
+all_gather_p = Primitive("all_gather", _all_gather_type, _unbound, "collectives")
+"""The values of all examples along the axis, stacked in front."""
+
+axis_index_p = Primitive("axis_index", _axis_index_type, _unbound, "collectives")
+"""The number of the example along the axis."""
 
 AxisName = Hashable | Sequence[Hashable]
 

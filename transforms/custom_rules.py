@@ -238,7 +238,7 @@ def _no_forward_mode(*_: Any, rule: DerivativeRule, **__: Any) -> Any:
     )
 
 
-custom_vjp_linear_p = Primitive("custom_vjp_linear", _linear_types, _no_forward_mode, "calls")
+custom_vjp_linear_p = Primitive("custom_vjp_linear", _linear_types, _no_forward_mode, "custom_rules")
 """The derivative of a custom_vjp function: (residuals..., nonzero tangents...) -> tangents of the outputs. Only its transpose exists."""
 
 
