@@ -18,6 +18,7 @@ are pairs (`Complex`) that support the same arithmetic, so that one text of an a
 from __future__ import annotations
 
 import struct
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -445,6 +446,10 @@ class Kernel:
         self.counter = 0
         self.fast = ""
         self.terminated = False
+        self.loops_made = 0
+        self.metadata: list[str] = []
+        # numbers of metadata that other texts of the module do not use
+        self.first_node = 1_000_000 + zlib.crc32(name.encode()) % 4_000_000 * 1000
 
     def __getitem__(self, name: str) -> Value:
         return self.params[name]
@@ -541,12 +546,26 @@ class Kernel:
         return self.var(compute_type(dtype), initial, np.dtype(dtype).kind == "c")
 
     # control flow
+    def _loop_note(self, properties: Sequence[str]) -> str:
+        """What LLVM is told about a loop, to go with its last branch."""
+        if not properties:
+            return ""
+        nodes = []
+        for p in properties:
+            nodes.append(self.first_node + len(self.metadata))
+            self.metadata.append(f"!{nodes[-1]} = !{{{p}}}")
+        own = self.first_node + len(self.metadata)
+        self.metadata.append(f"!{own} = distinct !{{!{own}, {', '.join(f'!{n}' for n in nodes)}}}")
+        return f", !llvm.loop !{own}"
+
     @contextmanager
-    def loop(self, start: Any, stop: Any, step: int = 1) -> Iterator[Value]:
+    def loop(self, start: Any, stop: Any, step: int = 1, vectorize: bool = True) -> Iterator[Value]:
         """Counts from start while below stop (above it, for a negative step); the counter is an i64."""
         start, stop = self.value(start, "i64"), self.value(stop, "i64")
         head, body, done = (self.fresh(p) for p in ("head", "body", "done"))
         slot = self.var("i64", start)
+        self.loops_made += 1
+        made = self.loops_made
         self.branch(head)
         self.label(head)
         i = slot.get()
@@ -555,7 +574,12 @@ class Kernel:
         yield i
         self.line(f"%{self.fresh('next')} = add nsw i64 {i.ref}, {step}")
         self.line(f"store i64 %next{self.counter}, ptr {slot.slots[0]}")
-        self.branch(head)
+        # LLVM writes out loops around loops when they are short, which costs more to compile than it gains
+        properties = ['!"llvm.loop.unroll.disable"'] if self.loops_made > made or not vectorize else []
+        if not vectorize:
+            properties.append('!"llvm.loop.vectorize.enable", i1 false')
+        self.line(f"br label %{head}{self._loop_note(properties)}")
+        self.terminated = True
         self.label(done)
 
     @contextmanager
@@ -661,4 +685,6 @@ class Kernel:
             self.ret()
         params = ", ".join(f"{v.type}{' noalias' if p in self.noalias else ''} {v.ref}" for p, v in self.params.items())
         body = "\n".join(["entry:", *self.entry, "  br label %start", "start:", *self.lines])
-        return f"define {linkage} {self.result} @{self.name}({params}) #0 {{\n{body}\n}}\n"
+        return f"define {linkage} {self.result} @{self.name}({params}) #0 {{\n{body}\n}}\n" + "".join(
+            f"{m}\n" for m in self.metadata
+        )

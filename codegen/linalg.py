@@ -49,7 +49,7 @@ def _transpose(k: Kernel, source: Buffer, target: Buffer, rows: int, columns: in
     tile = 16
 
     def block(i0: Any, i1: Any, j0: Any, j1: Any) -> None:
-        with k.loop(j0, j1) as j, k.loop(i0, i1) as i:
+        with k.loop(j0, j1) as j, k.loop(i0, i1, vectorize=False) as i:
             x = source[i, j]
             target[j, i] = x.conj() if conjugate else x
 

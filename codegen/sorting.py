@@ -134,7 +134,7 @@ def sort_rows_kernel(key_dtype: np.dtype, n: int, bits: int, payload: bool = Tru
     count_bytes = passes * buckets * (4 if n < 2**31 else 8)
     # all histograms in one reading of the keys
     k.memset(counts.pointer, 0, count_bytes)
-    with k.loop(0, n) as i:
+    with k.loop(0, n, vectorize=False) as i:
         key = keys[i]
         for p in range(passes):
             d = ((key >> (p * digit)) & (buckets - 1)).cast("i64", signed=False)
@@ -152,7 +152,7 @@ def sort_rows_kernel(key_dtype: np.dtype, n: int, bits: int, payload: bool = Tru
         first = ((keys[0] >> (p * digit)) & (buckets - 1)).cast("i64", signed=False)
         with k.if_(counts[p, first].ne(n)):
             total = k.var(position, 0)
-            with k.loop(0, buckets) as d:
+            with k.loop(0, buckets, vectorize=False) as d:
                 count = counts[p, d]
                 counts[p, d] = total.get()
                 total.add(count)
@@ -268,7 +268,7 @@ def sort_routine(*operands: ArrayType, dimension: int, is_stable: bool, num_keys
                 place = e if step == 0 else order[e].cast("i64")
                 row[e] = encode(k, _part(ins[j][place], imaginary), _computed(dtype))
             scratch = max(scratch, _call_sort(k, helpers, kd, n, bits, [row.pointer, order.pointer, work]))
-        with k.loop(0, n) as e:
+        with k.loop(0, n, vectorize=False) as e:
             place = order[e].cast("i64")
             for source, target in zip(ins, outs, strict=True):
                 target[e] = source[place]
