@@ -128,7 +128,8 @@ def polygamma(k: Kernel, n: Value, x: Value) -> Value:
 
     def higher() -> None:
         even = k.intrinsic("floor", n * 0.5) * 2.0
-        sign = even.eq(n).select(k.value(-1.0, "double"), k.value(1.0, "double"))
+        odd = k.intrinsic("floor", n).eq(n).select(k.value(1.0, "double"), k.value(np.nan, "double"))  # of whole order only
+        sign = even.eq(n).select(k.value(-1.0, "double"), odd)
         result.set(sign * _gamma(k, n + 1.0) * zeta(k, n + 1.0, x))
 
     k.if_else(n.eq(0.0), lambda: result.set(_psi(k, x)), higher)
