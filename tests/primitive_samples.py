@@ -49,7 +49,6 @@ class Case:
     order: int = 2
     reverse: bool = True
     batch: bool = True
-    compiled: bool = True
     direction: Callable[[np.ndarray], np.ndarray] = lambda t: t
     meaning: Callable[..., Any] = lambda operands, results: results
     tolerance: float = 1.0

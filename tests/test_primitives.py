@@ -10,9 +10,9 @@ from __future__ import annotations
 import importlib.util
 import itertools
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -48,8 +48,8 @@ def _wide_types() -> Iterator[None]:
         yield
 
 
-def collect(cases: list[Case], check: Check) -> None:
-    """Run `check` on all cases and report all failures together."""
+def collect(cases: Sequence[Any], check: Callable[[Any], None]) -> None:
+    """Run `check` on all cases (or jobs) and report all failures together."""
     failures = []
     for case in cases:
         try:
@@ -287,33 +287,97 @@ def check_batch(case: Case) -> None:
 # Compilation
 
 
-def compiled(cases: list[Case]) -> list[tuple[np.ndarray, ...]]:
-    """The results of the cases, all computed by one compiled program."""
+class Job(NamedTuple):
+    """A program made from a case, operands for it, and what its results must be."""
+
+    case: Case
+    program: Program
+    operands: Sequence[np.ndarray]
+    expected: Sequence[np.ndarray]
+    tolerance: float = 1.0
+
+    @property
+    def name(self) -> str:
+        return f"{self.case.name} ({self.program.name})"
+
+
+def run_compiled(jobs: list[Job]) -> list[tuple[np.ndarray, ...]]:
+    """The results of the jobs, all computed by one compiled program."""
     sizes: list[int] = []
 
     def everything(*values: Any) -> Any:
         outs, rest = [], list(values)
-        for case in cases:
-            operands, rest = rest[: len(case.types)], rest[len(case.types) :]
-            results = case(*[ops.key_wrap(x) if is_key(t.dtype) else x for x, t in zip(operands, case.types)])
-            outs += [ops.key_unwrap(x) if is_key(x.dtype) else x for x in results]
+        for job in jobs:
+            types = job.program.in_types
+            operands, rest = rest[: len(types)], rest[len(types) :]
+            results = run(job.program, *[ops.key_wrap(x) if is_key(t.dtype) else x for x, t in zip(operands, types)])
+            outs += [ops.key_unwrap(x) if is_key(t.dtype) else x for x, t in zip(results, job.program.out_types)]
             sizes.append(len(results))
         return outs
 
-    results = iter(jit(everything)(*[x for case in cases for x in case.operands]))
+    results = iter(jit(everything)(*[x for job in jobs for x in job.operands]))
     return [tuple(np.asarray(next(results)) for _ in range(n)) for n in sizes]
 
 
-def check_compiled(case: Case) -> None:
-    compare_compiled(case, compiled([case])[0])
+def compare(job: Job, actual: Sequence[np.ndarray]) -> None:
+    agree(actual, job.expected, job.tolerance * job.case.tolerance, "compiled result")
 
 
-def compare_compiled(case: Case, actual: tuple[np.ndarray, ...]) -> None:
-    expected = case.evaluate(*case.operands)
-    agree(case.meaning(case.operands, actual), case.meaning(case.operands, expected), case.tolerance, "compiled result")
+def check_jobs(jobs: list[Job], compare: Callable[[Job, Any], None] = compare) -> None:
+    """Compile all together; if that fails, one by one, to tell which of them does not compile."""
+    try:
+        results = {id(job): result for job, result in zip(jobs, run_compiled(jobs))}
+    except Exception:
+        collect(jobs, lambda job: compare(job, run_compiled([job])[0]))
+        raise
+    collect(jobs, lambda job: compare(job, results[id(job)]))
+
+
+def application(case: Case) -> Job:
+    """The primitive itself."""
+    return Job(case, staged(case), case.operands, case.evaluate(*case.operands))
+
+
+def compare_meaning(job: Job, actual: Sequence[np.ndarray]) -> None:
+    case = job.case
+    agree(case.meaning(case.operands, actual), case.meaning(case.operands, job.expected), case.tolerance, "compiled result")
+
+
+def derivative(case: Case) -> Job | None:
+    """Its derivatives: what rules make of it must compile too."""
+    program = staged(case)
+    smooth = smooth_outputs(program)
+    if case.order < 1 or not case.differentiable or not smooth or case.meaning is not Case.meaning:
+        return None  # (the derivative of vectors depends on their sign)
+    mask = masks(case)[0]
+    if case.reverse:
+        made, _ = gradient_program(program, mask)
+        more = [draw(program.out_types[i].dtype, program.out_types[i].shape, -1, 1, f"ct{i}") for i in smooth]
+    else:
+        made, _ = jvp_program(program, mask)
+        more = directions(case, "t")
+    operands = [*case.operands, *more]
+    return Job(case, made, operands, evaluate(made, *operands), 100.0)
+
+
+def batched(case: Case) -> Job | None:
+    """Itself for three examples, along the last axis of each operand."""
+    if not case.batch or isinstance(case.primitive.rules.get("batch"), Declined) or case.meaning is not Case.meaning:
+        return None
+    dims = tuple(len(t.shape) for t in case.types)
+    made, _ = batch_program(staged(case), Axis(3), dims)
+    operands = [np.stack([x, another(x, d), x], d) for x, d in zip(case.operands, dims)]
+    return Job(case, made, operands, evaluate(made, *operands), 4.0)
 
 
 # The tests
+
+
+def representative(cases: list[Case]) -> list[Case]:
+    """All, but of elementwise primitives one for each combination of ranks: rules look at nothing else."""
+    if not cases or cases[0].primitive.family not in ("elementwise", "special"):
+        return cases
+    return list({(bool(c.differentiable), *[len(t.shape) for t in c.types]): c for c in reversed(cases)}.values())
 
 
 CHECKS: dict[str, Check] = {
@@ -329,21 +393,22 @@ CHECKS: dict[str, Check] = {
 @pytest.mark.parametrize("kind", CHECKS)
 def test_equations(name: str, kind: str) -> None:
     cases = all_cases()[name]
-    if kind == "batch" and REGISTRY[name].family in ("elementwise", "special"):
-        # Batching them looks at ranks alone.
-        cases = list({tuple(len(t.shape) for t in case.types): case for case in reversed(cases)}.values())
-    collect(cases, CHECKS[kind])
+    collect(representative(cases) if kind == "batch" else cases, CHECKS[kind])
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_compiled(name: str) -> None:
-    cases = [case for case in all_cases()[name] if case.compiled]
-    try:
-        results = dict(zip(map(id, cases), compiled(cases)))
-    except Exception:
-        collect(cases, check_compiled)  # which of them does not compile?
-        raise
-    collect(cases, lambda case: compare_compiled(case, results[id(case)]))
+    with np.errstate(all="ignore"):
+        jobs = [application(case) for case in all_cases()[name]]
+    check_jobs(jobs, compare_meaning)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("make", [derivative, batched])
+def test_transformed_and_compiled(name: str, make: Callable[[Case], Job | None]) -> None:
+    with np.errstate(all="ignore"):
+        made = [make(case) for case in representative(all_cases()[name])]
+    check_jobs([job for job in made if job is not None])
 
 
 @pytest.mark.parametrize("name", NAMES)
