@@ -9,14 +9,26 @@ Every routine is a kernel of (inputs..., outputs..., scratch) over a whole batch
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from math import prod
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from tracegrad.codegen.kernel import Buffer, Complex, Kernel, Value, compute_type
+from tracegrad.codegen.kernel import Buffer, Complex, Kernel, Value
+from tracegrad.codegen.lapack import (
+    Arguments,
+    batch_size,
+    copy_elements,
+    matrix_of,
+    nan_unless,
+    real_dtype,
+    scratch_buffers,
+    start,
+    transpose,
+    vector_of,
+)
 from tracegrad.codegen.library import Routine, blas_symbol, lapack_symbol, lower_by
+from tracegrad.codegen.spectral import eig_routine, eigh_routine, schur_routine, svd_routine
 from tracegrad.ir import linalg as ops
 from tracegrad.ir.types import ArrayType
 
@@ -25,109 +37,15 @@ UNROLLED = 4
 LOOPED = 16
 """Up to this size generated loops beat the call into LAPACK."""
 
-_REAL = {"float": np.dtype(np.float32), "double": np.dtype(np.float64)}
-
-
-# ------------------------------------------------------------------------------------------------------------ pieces of kernels
-
-
-def _real(dtype: Any) -> np.dtype:
-    return _REAL[compute_type(dtype)]
-
-
-def _matrix(k: Kernel, pointer: Value, dtype: Any, batch: Value, rows: int, columns: int) -> Buffer:
-    """The matrix number `batch` of a buffer."""
-    return k.array(pointer, dtype, (rows * columns, columns, 1)).shifted((batch, 0, 0), (columns, 1))
-
-
-def _vector(k: Kernel, pointer: Value, dtype: Any, batch: Value, n: int) -> Buffer:
-    return k.array(pointer, dtype, (n, 1)).shifted((batch, 0), (1,))
-
-
-def _transpose(k: Kernel, source: Buffer, target: Buffer, rows: int, columns: int, conjugate: bool = False) -> None:
-    """target[j, i] = source[i, j], in tiles that stay in the first cache."""
-    tile = 16
-
-    def block(i0: Any, i1: Any, j0: Any, j1: Any) -> None:
-        with k.loop(j0, j1) as j, k.loop(i0, i1, vectorize=False) as i:
-            x = source[i, j]
-            target[j, i] = x.conj() if conjugate else x
-
-    if rows <= 2 * tile or columns <= 2 * tile:
-        block(0, rows, 0, columns)
-        return
-    with k.loop(0, rows, tile) as i0, k.loop(0, columns, tile) as j0:
-        i1, j1 = i0 + tile, j0 + tile
-        block(i0, (i1 < rows).select(i1, rows), j0, (j1 < columns).select(j1, columns))
-
-
-def _fill(k: Kernel, target: Buffer, count: Any, value: float) -> None:
-    flat = Buffer(k, target.pointer, target.dtype, (1,))
-    with k.loop(0, count) as i:
-        flat[i] = (
-            k.number(value, target.dtype)
-            if target.dtype.kind != "c"
-            else k.complex(complex(value, value), compute_type(target.dtype))
-        )
-
-
-def _copy(k: Kernel, source: Buffer, target: Buffer, count: int) -> None:
-    k.memcpy(target.pointer, source.pointer, count * source.dtype.itemsize)
-
-
-def _all_finite(k: Kernel, source: Buffer, count: int) -> Value:
-    dtype = _real(source.dtype)
-    flat = Buffer(k, source.pointer, dtype, (1,))
-    found = k.var("i32", 0)
-    with k.loop(0, count * (2 if source.dtype.kind == "c" else 1)) as i:
-        x = flat[i]
-        found.set(found.get() | (x - x).ne(0.0).cast("i32"))
-    return found.get().eq(0)
-
-
-class _Arguments:
-    """Arguments in Fortran's manner: all by address."""
-
-    def __init__(self, k: Kernel):
-        self.k = k
-
-    def integer(self, value: int) -> Value:
-        return self.k.by_reference(value, np.int32)
-
-    def character(self, c: str) -> Value:
-        return self.k.by_reference(ord(c), np.int8)
-
-    def one(self, dtype: Any) -> Value:
-        return self.k.by_reference(1.0, dtype)
-
-
-def _scratch(k: Kernel, sizes: Sequence[tuple[Any, int]]) -> tuple[list[Buffer], int]:
-    """Buffers of (dtype, count) laid out in the scratch memory, and how much of it they take."""
-    offset, buffers = 0, []
-    for dtype, count in sizes:
-        buffers.append(k.array(k.offset(k["scratch"], offset), dtype))
-        offset += -(-max(count, 1) * np.dtype(dtype).itemsize // 64) * 64
-    return buffers, offset
-
-
-def _start(name: str, ins: int, outs: int, *key: Any) -> Kernel:
-    params = {f"in{i}": "ptr" for i in range(ins)} | {f"out{i}": "ptr" for i in range(outs)} | {"scratch": "ptr"}
-    tag = "_".join(str(part).replace("-", "m").replace(" ", "") for part in key)
-    return Kernel(f"tg_{name}_{tag}", params, noalias=tuple(params))
-
-
-def _batch(shape: Sequence[int], core: int = 2) -> int:
-    return prod(shape[: len(shape) - core])
-
 
 # --------------------------------------------------------------------------------------------------------------------- Cholesky
 
 
 def cholesky_routine(x: ArrayType) -> Routine:
-    batch, n, dtype = _batch(x.shape), x.shape[-1], x.dtype
-    k = _start("cholesky", 1, 1, dtype, batch, n)
+    batch, n, dtype = batch_size(x.shape), x.shape[-1], x.dtype
+    k = start("cholesky", 1, 1, dtype, batch, n)
     with k.loop(0, batch) as b:
-        a, out = _matrix(k, k["in0"], dtype, b, n, n), _matrix(k, k["out0"], dtype, b, n, n)
+        a, out = matrix_of(k, k["in0"], dtype, b, n, n), matrix_of(k, k["out0"], dtype, b, n, n)
         if n <= UNROLLED:
             _cholesky_unrolled(k, a, out, n)
         elif n <= 12:
@@ -156,7 +74,7 @@ def _cholesky_unrolled(k: Kernel, a: Buffer, out: Buffer, n: int) -> None:
                 x = x - low[i, c] * low[j, c].conj()
             low[i, j] = x / root
     assert good is not None
-    nan = k.number(np.nan, _real(dtype))
+    nan = k.number(np.nan, real_dtype(dtype))
     if dtype.kind == "c":
         nan = Complex(nan, nan)
     for i in range(n):
@@ -169,7 +87,7 @@ def _cholesky_loops(k: Kernel, a: Buffer, out: Buffer, n: int) -> None:
     k.memset(out.pointer, 0, n * n * dtype.itemsize)
     failed = k.var("i1", 0)
     with k.loop(0, n) as j:
-        diagonal = k.accumulator(_real(dtype), a[j, j].re)
+        diagonal = k.accumulator(real_dtype(dtype), a[j, j].re)
         with k.loop(0, j) as c:
             diagonal.set(diagonal.get() - out[j, c].norm2())
         d = diagonal.get()
@@ -186,15 +104,15 @@ def _cholesky_loops(k: Kernel, a: Buffer, out: Buffer, n: int) -> None:
 
 
 def _nan_triangle(k: Kernel, out: Buffer, n: int) -> None:
-    nan = k.number(np.nan, _real(out.dtype))
+    nan = k.number(np.nan, real_dtype(out.dtype))
     with k.loop(0, n) as i, k.loop(0, i + 1) as j:
         out[i, j] = Complex(nan, nan) if out.dtype.kind == "c" else nan
 
 
 def _cholesky_lapack(k: Kernel, a: Buffer, out: Buffer, n: int) -> None:
-    f = _Arguments(k)
+    f = Arguments(k)
     # the lower triangle by rows is the upper one by columns, of the conjugate matrix: U^H U = conj(A), so L = U^T
-    _copy(k, a, out, n * n)
+    copy_elements(k, a, out, n * n)
     info = f.integer(0)
     size = f.integer(n)
     k.call(lapack_symbol("potrf", out.dtype), [f.character("U"), size, out.pointer, size, info])
@@ -208,21 +126,21 @@ def _cholesky_lapack(k: Kernel, a: Buffer, out: Buffer, n: int) -> None:
 
 
 def lu_routine(x: ArrayType) -> Routine:
-    batch, (m, n), dtype = _batch(x.shape), x.shape[-2:], x.dtype
+    batch, (m, n), dtype = batch_size(x.shape), x.shape[-2:], x.dtype
     size = min(m, n)
-    k = _start("lu", 1, 3, dtype, batch, m, n)
-    (work,), scratch = _scratch(k, [(dtype, m * n if size > LOOPED else 0)])
+    k = start("lu", 1, 3, dtype, batch, m, n)
+    (work,), scratch = scratch_buffers(k, [(dtype, m * n if size > LOOPED else 0)])
     with k.loop(0, batch) as b:
-        a, out = _matrix(k, k["in0"], dtype, b, m, n), _matrix(k, k["out0"], dtype, b, m, n)
-        pivots = _vector(k, k["out1"], np.int32, b, size)
-        permutation = _vector(k, k["out2"], np.int32, b, m)
+        a, out = matrix_of(k, k["in0"], dtype, b, m, n), matrix_of(k, k["out0"], dtype, b, m, n)
+        pivots = vector_of(k, k["out1"], np.int32, b, size)
+        permutation = vector_of(k, k["out2"], np.int32, b, m)
         if m == n and n <= UNROLLED:
             _lu_unrolled(k, a, out, pivots, permutation, n)
         else:
             with k.loop(0, m) as i:
                 permutation[i] = i.cast("i32")
             if size <= LOOPED:
-                _copy(k, a, out, m * n)
+                copy_elements(k, a, out, m * n)
                 _lu_loops(k, out, pivots, m, n)
             else:
                 _lu_lapack(k, a, out, pivots, Buffer(k, work.pointer, dtype, (m, 1)), m, n)
@@ -268,7 +186,7 @@ def _lu_unrolled(k: Kernel, a: Buffer, out: Buffer, pivots: Buffer, permutation:
 
 def _lu_loops(k: Kernel, a: Buffer, pivots: Buffer, m: int, n: int) -> None:
     with k.loop(0, min(m, n)) as j:
-        best, pivot = k.accumulator(_real(a.dtype), a[j, j].abs1()), k.var("i64", j)
+        best, pivot = k.accumulator(real_dtype(a.dtype), a[j, j].abs1()), k.var("i64", j)
         with k.loop(j + 1, m) as i:
             size = a[i, j].abs1()
             better = size > best.get()
@@ -290,11 +208,11 @@ def _lu_loops(k: Kernel, a: Buffer, pivots: Buffer, m: int, n: int) -> None:
 
 
 def _lu_lapack(k: Kernel, a: Buffer, out: Buffer, pivots: Buffer, work: Buffer, m: int, n: int) -> None:
-    f = _Arguments(k)
-    _transpose(k, a, work, m, n)
+    f = Arguments(k)
+    transpose(k, a, work, m, n)
     rows, info = f.integer(m), f.integer(0)
     k.call(lapack_symbol("getrf", out.dtype), [rows, f.integer(n), work.pointer, rows, pivots.pointer, info])
-    _transpose(k, work, out, n, m)
+    transpose(k, work, out, n, m)
     with k.loop(0, min(m, n)) as i:
         pivots[i] = pivots[i] - 1
 
@@ -312,20 +230,20 @@ def triangular_solve_routine(
     conjugate_a: bool,
     unit_diagonal: bool,
 ) -> Routine:
-    batch, n, dtype = _batch(b.shape), a.shape[-1], b.dtype
+    batch, n, dtype = batch_size(b.shape), a.shape[-1], b.dtype
     rows, columns = b.shape[-2:]
     conjugate = conjugate_a and dtype.kind == "c"
     flags = "".join("01"[flag] for flag in (left_side, lower, transpose_a, conjugate, unit_diagonal))
-    k = _start("triangular_solve", 2, 1, dtype, batch, rows, columns, flags)
+    k = start("triangular_solve", 2, 1, dtype, batch, rows, columns, flags)
     # x op(a) = b is op(a)^T x^T = b^T
     flipped = transpose_a == left_side
     effective_lower = lower != flipped
     others = columns if left_side else rows
     needs_copy = n > LOOPED and conjugate and not transpose_a
-    (conjugated,), scratch = _scratch(k, [(dtype, n * n if needs_copy else 0)])
+    (conjugated,), scratch = scratch_buffers(k, [(dtype, n * n if needs_copy else 0)])
     with k.loop(0, batch) as i:
-        matrix, side = _matrix(k, k["in0"], dtype, i, n, n), _matrix(k, k["in1"], dtype, i, rows, columns)
-        out = _matrix(k, k["out0"], dtype, i, rows, columns)
+        matrix, side = matrix_of(k, k["in0"], dtype, i, n, n), matrix_of(k, k["in1"], dtype, i, rows, columns)
+        out = matrix_of(k, k["out0"], dtype, i, rows, columns)
 
         def element(r: Any, c: Any, matrix: Buffer = matrix) -> Any:
             x = matrix[c, r] if flipped else matrix[r, c]
@@ -336,10 +254,10 @@ def triangular_solve_routine(
             source, target = side.shifted((0, 0), strides), out.shifted((0, 0), strides)
             _solve_unrolled(k, element, source, target, n, others, effective_lower, unit_diagonal)
         elif n <= LOOPED:
-            _copy(k, side, out, rows * columns)
+            copy_elements(k, side, out, rows * columns)
             _solve_loops(k, element, out.shifted((0, 0), strides), n, others, effective_lower, unit_diagonal)
         else:
-            _copy(k, side, out, rows * columns)
+            copy_elements(k, side, out, rows * columns)
             if needs_copy:
                 flat, copy = Buffer(k, matrix.pointer, dtype, (1,)), conjugated
                 with k.loop(0, n * n) as j:
@@ -409,7 +327,7 @@ def _solve_blas(
     conjugate: bool,
     unit_diagonal: bool,
 ) -> None:
-    f = _Arguments(k)
+    f = Arguments(k)
     # by columns BLAS sees a^T and x^T: op(a) x = b becomes x^T op(a)^T = b^T, with the same letter for op
     trans = ("C" if conjugate else "T") if transpose_a else "N"
     uplo, diag = ("U" if lower else "L"), ("U" if unit_diagonal else "N")
@@ -440,18 +358,18 @@ def _solve_blas(
 
 
 def qr_routine(x: ArrayType, *, full_matrices: bool) -> Routine:
-    batch, (m, n), dtype = _batch(x.shape), x.shape[-2:], x.dtype
+    batch, (m, n), dtype = batch_size(x.shape), x.shape[-2:], x.dtype
     size = min(m, n)
     columns = m if full_matrices else size
-    k = _start("qr", 1, 2, dtype, batch, m, n, int(full_matrices))
+    k = start("qr", 1, 2, dtype, batch, m, n, int(full_matrices))
     lwork = 64 * max(m, n)
-    (lq, taus, work), scratch = _scratch(k, [(dtype, m * max(n, columns)), (dtype, size), (dtype, lwork)])
-    f = _Arguments(k)
+    (lq, taus, work), scratch = scratch_buffers(k, [(dtype, m * max(n, columns)), (dtype, size), (dtype, lwork)])
+    f = Arguments(k)
     with k.loop(0, batch) as b:
-        a = _matrix(k, k["in0"], dtype, b, m, n)
-        q, r = _matrix(k, k["out0"], dtype, b, m, columns), _matrix(k, k["out1"], dtype, b, columns, n)
+        a = matrix_of(k, k["in0"], dtype, b, m, n)
+        q, r = matrix_of(k, k["out0"], dtype, b, m, columns), matrix_of(k, k["out1"], dtype, b, columns, n)
         # by columns the matrix is a^T = L Q', so a = Q'^T L^T
-        _copy(k, a, lq, m * n)
+        copy_elements(k, a, lq, m * n)
         rows, info, length = f.integer(n), f.integer(0), f.integer(lwork)
         k.call(lapack_symbol("gelqf", dtype), [rows, f.integer(m), lq.pointer, rows, taus.pointer, work.pointer, length, info])
         factored = lq.shifted(0, (n, 1))
@@ -471,16 +389,16 @@ def qr_routine(x: ArrayType, *, full_matrices: bool) -> Routine:
 
 
 def householder_product_routine(a: ArrayType, taus: ArrayType) -> Routine:
-    batch, (m, n), dtype = _batch(a.shape), a.shape[-2:], a.dtype
+    batch, (m, n), dtype = batch_size(a.shape), a.shape[-2:], a.dtype
     count = taus.shape[-1]
-    k = _start("householder_product", 2, 1, dtype, batch, m, n, count)
+    k = start("householder_product", 2, 1, dtype, batch, m, n, count)
     lwork = 64 * n
-    (factors, work), scratch = _scratch(k, [(dtype, count), (dtype, lwork)])
-    f = _Arguments(k)
+    (factors, work), scratch = scratch_buffers(k, [(dtype, count), (dtype, lwork)])
+    f = Arguments(k)
     with k.loop(0, batch) as b:
-        source, out = _matrix(k, k["in0"], dtype, b, m, n), _matrix(k, k["out0"], dtype, b, m, n)
-        given = _vector(k, k["in1"], dtype, b, count)
-        _copy(k, source, out, m * n)
+        source, out = matrix_of(k, k["in0"], dtype, b, m, n), matrix_of(k, k["out0"], dtype, b, m, n)
+        given = vector_of(k, k["in1"], dtype, b, count)
+        copy_elements(k, source, out, m * n)
         # the transpose of LAPACK's product of row reflectors is the product of the conjugate reflectors
         with k.loop(0, count) as i:
             factors[i] = given[i].conj()
@@ -491,200 +409,26 @@ def householder_product_routine(a: ArrayType, taus: ArrayType) -> Routine:
     return Routine(k, scratch)
 
 
-# ------------------------------------------------------------------------------------------------------- eigenproblems, SVD
-
-
-def _nan_unless(k: Kernel, info: Value, targets: Sequence[tuple[Buffer, int]]) -> None:
-    with k.if_(k.load(info, "i32").ne(0)):
-        for target, count in targets:
-            _fill(k, target, count, np.nan)
-
-
-def eigh_routine(x: ArrayType, *, lower: bool) -> Routine:
-    batch, n, dtype = _batch(x.shape), x.shape[-1], x.dtype
-    real = _real(dtype)
-    is_complex = dtype.kind == "c"
-    k = _start("eigh", 1, 2, dtype, batch, n, int(lower))
-    lwork = n * n + 2 * n + 64 * n if is_complex else 2 * n * n + 6 * n + 1 + 64 * n
-    lrwork = 2 * n * n + 5 * n + 1 if is_complex else 0
-    liwork = 5 * n + 3
-    sizes = [(dtype, n * n), (dtype, lwork), (real, lrwork), (np.int32, liwork)]
-    (z, work, rwork, iwork), scratch = _scratch(k, sizes)
-    f = _Arguments(k)
-    with k.loop(0, batch) as b:
-        a, v = _matrix(k, k["in0"], dtype, b, n, n), _matrix(k, k["out0"], dtype, b, n, n)
-        w = _vector(k, k["out1"], real, b, n)
-        _copy(k, a, z, n * n)
-        info = f.integer(1)
-        with k.if_(_all_finite(k, a, n * n)):
-            size = f.integer(n)
-            arguments = [f.character("V"), f.character("U" if lower else "L"), size, z.pointer, size, w.pointer]
-            arguments += [work.pointer, f.integer(lwork)]
-            if is_complex:
-                arguments += [rwork.pointer, f.integer(lrwork)]
-            k.call(
-                lapack_symbol("heevd" if is_complex else "syevd", dtype),
-                [*arguments, iwork.pointer, f.integer(liwork), info],
-            )
-        # LAPACK saw the conjugate matrix, and gives its vectors as columns
-        _transpose(k, z.shifted(0, (n, 1)), v, n, n, conjugate=is_complex)
-        _nan_unless(k, info, [(v, n * n), (w, n)])
-    return Routine(k, scratch)
-
-
-def eig_routine(x: ArrayType, *, compute_left: bool, compute_right: bool) -> Routine:
-    batch, n, dtype = _batch(x.shape), x.shape[-1], x.dtype
-    is_complex = dtype.kind == "c"
-    real, wide = _real(dtype), ops.complex_dtype(dtype)
-    k = _start("eig", 1, 1 + compute_left + compute_right, dtype, batch, n, int(compute_left), int(compute_right))
-    lwork = 64 * n
-    sizes = [(dtype, n * n), (dtype, n * n), (dtype, n * n), (dtype, n), (dtype, n), (dtype, lwork), (real, 2 * n)]
-    (a, vl, vr, wr, wi, work, rwork), scratch = _scratch(k, sizes)
-    f = _Arguments(k)
-    outs = ["out1"] if compute_left != compute_right else ["out1", "out2"]
-    wanted = [(vl, compute_left), (vr, compute_right)]
-    with k.loop(0, batch) as b:
-        source = _matrix(k, k["in0"], dtype, b, n, n)
-        values = _vector(k, k["out0"], wide, b, n)
-        _transpose(k, source, a.shifted(0, (n, 1)), n, n)
-        info, size = f.integer(1), f.integer(n)
-        left, right = f.character("V" if compute_left else "N"), f.character("V" if compute_right else "N")
-        with k.if_(_all_finite(k, source, n * n)):
-            eigenvalues = [wr.pointer] if is_complex else [wr.pointer, wi.pointer]
-            arguments = [left, right, size, a.pointer, size, *eigenvalues, vl.pointer, size, vr.pointer, size]
-            arguments += [work.pointer, f.integer(lwork)]
-            if is_complex:
-                arguments.append(rwork.pointer)
-            k.call(lapack_symbol("geev", dtype), [*arguments, info])
-        with k.loop(0, n) as i:
-            values[i] = wr[i] if is_complex else Complex(wr[i], wi[i])
-        targets = [(values, n)]
-        remaining = list(outs)
-        for vectors, needed in wanted:
-            if not needed:
-                continue
-            target = _matrix(k, k[remaining.pop(0)], wide, b, n, n)
-            targets.append((target, n * n))
-            columns = vectors.shifted(0, (n, 1))
-            if is_complex:
-                _transpose(k, columns, target, n, n)
-            else:
-                _expand_pairs(k, columns, target, wi, n)
-        _nan_unless(k, info, targets)
-    return Routine(k, scratch)
-
-
-def _expand_pairs(k: Kernel, columns: Buffer, target: Buffer, wi: Buffer, n: int) -> None:
-    """Complex eigenvectors from LAPACK's real ones, where a conjugate pair has its real and imaginary part in two columns."""
-    with k.loop(0, n) as j:
-        imaginary = wi[j]
-        first, second = imaginary > 0.0, imaginary < 0.0
-        real_column = second.select(j - 1, j)
-        imaginary_column = first.select(j + 1, j)
-        sign = first.select(
-            k.value(1.0, imaginary.type), second.select(k.value(-1.0, imaginary.type), k.value(0.0, imaginary.type))
-        )
-        with k.loop(0, n) as i:
-            # a real eigenvalue reads its own column twice, the second time with the factor 0
-            im = first.select(columns[imaginary_column, i], columns[j, i]) * sign
-            target[i, j] = Complex(columns[real_column, i], im)
-
-
-def svd_routine(x: ArrayType, *, full_matrices: bool, compute_uv: bool) -> Routine:
-    batch, (m, n), dtype = _batch(x.shape), x.shape[-2:], x.dtype
-    size, larger = min(m, n), max(m, n)
-    real, is_complex = _real(dtype), dtype.kind == "c"
-    k = _start("svd", 1, 3 if compute_uv else 1, dtype, batch, m, n, int(full_matrices), int(compute_uv))
-    if is_complex:
-        lwork = (2 * size * size + 2 * size + larger) * 2 + 64 * (m + n)
-        lrwork = max(5 * size * size + 7 * size, 2 * larger * size + 2 * size * size + size) + size
-    else:
-        lwork = 7 * size * size + 10 * size + larger + 64 * (m + n)
-        lrwork = 0
-    (a, work, rwork, iwork), scratch = _scratch(k, [(dtype, m * n), (dtype, lwork), (real, lrwork), (np.int32, 8 * size)])
-    f = _Arguments(k)
-    u_columns, v_rows = (m, n) if full_matrices else (size, size)
-    with k.loop(0, batch) as b:
-        source = _matrix(k, k["in0"], dtype, b, m, n)
-        s = _vector(k, k["out0"], real, b, size)
-        targets = [(s, size)]
-        _copy(k, source, a, m * n)
-        # by columns LAPACK sees a^T = vh^T s u^T: its u is vh by rows, its vh is u by rows
-        rows, info = f.integer(n), f.integer(1)
-        if compute_uv:
-            u, vh = _matrix(k, k["out1"], dtype, b, m, u_columns), _matrix(k, k["out2"], dtype, b, v_rows, n)
-            targets += [(u, m * u_columns), (vh, v_rows * n)]
-            vectors = [vh.pointer, rows, u.pointer, f.integer(u_columns)]
-            job = "A" if full_matrices else "S"
-        else:
-            one = f.integer(1)
-            vectors, job = [a.pointer, one, a.pointer, one], "N"
-        with k.if_(_all_finite(k, source, m * n)):
-            arguments = [
-                f.character(job),
-                rows,
-                f.integer(m),
-                a.pointer,
-                rows,
-                s.pointer,
-                *vectors,
-                work.pointer,
-                f.integer(lwork),
-            ]
-            if is_complex:
-                arguments.append(rwork.pointer)
-            k.call(lapack_symbol("gesdd", dtype), [*arguments, iwork.pointer, info])
-        _nan_unless(k, info, targets)
-    return Routine(k, scratch)
-
-
-def schur_routine(x: ArrayType) -> Routine:
-    batch, n, dtype = _batch(x.shape), x.shape[-1], x.dtype
-    real, is_complex = _real(dtype), dtype.kind == "c"
-    k = _start("schur", 1, 2, dtype, batch, n)
-    lwork = 64 * n
-    sizes = [(dtype, n * n), (dtype, n * n), (dtype, n), (dtype, n), (dtype, lwork), (real, n), (np.int32, n)]
-    (a, vs, wr, wi, work, rwork, bwork), scratch = _scratch(k, sizes)
-    f = _Arguments(k)
-    with k.loop(0, batch) as b:
-        source = _matrix(k, k["in0"], dtype, b, n, n)
-        t, z = _matrix(k, k["out0"], dtype, b, n, n), _matrix(k, k["out1"], dtype, b, n, n)
-        _transpose(k, source, a.shifted(0, (n, 1)), n, n)
-        info, size = f.integer(1), f.integer(n)
-        with k.if_(_all_finite(k, source, n * n)):
-            # no ordering is asked for ("N"), so the selection function, here any address, is not called
-            arguments = [f.character("V"), f.character("N"), bwork.pointer, size, a.pointer, size, f.integer(0)]
-            arguments += [wr.pointer] if is_complex else [wr.pointer, wi.pointer]
-            arguments += [vs.pointer, size, work.pointer, f.integer(lwork)]
-            if is_complex:
-                arguments.append(rwork.pointer)
-            k.call(lapack_symbol("gees", dtype), [*arguments, bwork.pointer, info])
-        _transpose(k, a.shifted(0, (n, 1)), t, n, n)
-        _transpose(k, vs.shifted(0, (n, 1)), z, n, n)
-        _nan_unless(k, info, [(t, n * n), (z, n * n)])
-    return Routine(k, scratch)
-
-
 def tridiagonal_solve_routine(dl: ArrayType, d: ArrayType, du: ArrayType, b: ArrayType) -> Routine:
-    batch, (n, columns), dtype = _batch(b.shape), b.shape[-2:], b.dtype
-    k = _start("tridiagonal_solve", 4, 1, dtype, batch, n, columns)
-    (lower, middle, upper, x), scratch = _scratch(k, [(dtype, n), (dtype, n), (dtype, n), (dtype, n * columns)])
-    f = _Arguments(k)
+    batch, (n, columns), dtype = batch_size(b.shape), b.shape[-2:], b.dtype
+    k = start("tridiagonal_solve", 4, 1, dtype, batch, n, columns)
+    (lower, middle, upper, x), scratch = scratch_buffers(k, [(dtype, n), (dtype, n), (dtype, n), (dtype, n * columns)])
+    f = Arguments(k)
     with k.loop(0, batch) as i:
-        side, out = _matrix(k, k["in3"], dtype, i, n, columns), _matrix(k, k["out0"], dtype, i, n, columns)
+        side, out = matrix_of(k, k["in3"], dtype, i, n, columns), matrix_of(k, k["out0"], dtype, i, n, columns)
         for name, target in (("in0", lower), ("in1", middle), ("in2", upper)):
-            _copy(k, _vector(k, k[name], dtype, i, n), target, n)
+            copy_elements(k, vector_of(k, k[name], dtype, i, n), target, n)
         if n == 1:
             divisor = middle[0]
             with k.loop(0, columns) as c:
                 out[0, c] = side[0, c] / divisor
         else:
-            _transpose(k, side, x.shifted(0, (n, 1)), n, columns)
+            transpose(k, side, x.shifted(0, (n, 1)), n, columns)
             size, info = f.integer(n), f.integer(0)
             arguments = [size, f.integer(columns), lower.shifted(1).pointer, middle.pointer, upper.pointer, x.pointer, size, info]
             k.call(lapack_symbol("gtsv", dtype), arguments)
-            _transpose(k, x.shifted(0, (n, 1)), out, columns, n)
-            _nan_unless(k, info, [(out, n * columns)])
+            transpose(k, x.shifted(0, (n, 1)), out, columns, n)
+            nan_unless(k, info, [(out, n * columns)])
     return Routine(k, scratch)
 
 
