@@ -10,7 +10,8 @@ from tracegrad.codegen.loop_ir import Value
 from tracegrad.codegen.plan import COSTS
 from tracegrad.codegen.values import Lazy, Scalars, read
 from tracegrad.ir.program import Equation
-from tracegrad.ir.random import PARITY, ROTATIONS, threefry2x32_p
+from tracegrad.ir.primitive import Declined
+from tracegrad.ir.random import PARITY, ROTATIONS, key_unwrap_p, key_wrap_p, threefry2x32_p
 
 if TYPE_CHECKING:
     from tracegrad.codegen.lower import Context
@@ -58,3 +59,5 @@ def lower_threefry(ctx: Context, eqn: Equation) -> None:
 threefry2x32_p.define(lower=lower_threefry)
 
 __all__ = ["encipher", "lower_threefry"]
+for _prim in (key_wrap_p, key_unwrap_p):
+    _prim.define(lower=Declined("typed keys are made physical before code is generated"))
