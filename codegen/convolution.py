@@ -5,9 +5,9 @@ The input is brought into one of two layouts, whichever is nearer to how it lies
     "rows"      batch, spatial..., features     forward and input-gradient convolutions
     "columns"   features, spatial..., batch     filter gradients, which JAX's rule writes with batch and features exchanged
 
-Padded and dilated, it needs no more tests of bounds. Patches are copied in pieces that stay in the cache, and multiplied while they
-are there; a window of one element, or one that covers everything, needs no patches at all. Depthwise and single-channel convolutions
-are direct loops. Half precision is computed in float32; integers and booleans multiply in generated loops.
+Padded and dilated, it needs no more tests of bounds. Patches are copied in pieces that stay in the cache, and multiplied while
+they are there; a window of one element, or one that covers everything, needs no patches at all. Depthwise and single-channel
+convolutions are direct loops. Half precision is computed in float32; integers and booleans multiply in generated loops.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ PIECE = 1 << 18
 
 @dataclass(frozen=True)
 class _Axis:
-    """A spatial dimension: size of the padded input, positions of the window, its size, its step, the distance of its elements."""
+    """A spatial dimension: the padded input's size, positions of the window, its size, step, and distance of elements; the input."""
 
     size: int
     positions: int
@@ -263,8 +263,8 @@ class _Convolution:
     def _by_phases(self) -> bool:
         """Convolve a dilated input (the gradient of a strided convolution) without multiplying by the holes.
 
-        Outputs whose positions are equal modulo the dilation meet the same elements of the filter and no others, so that each such
-        phase is a convolution of the undilated input with a part of the filter. False where that does not apply.
+        Outputs whose positions are equal modulo the dilation meet the same elements of the filter and no others, so that each
+        such phase is a convolution of the undilated input with a part of the filter. False where that does not apply.
         """
         axes = self.axes
         if self.columns or all(a.source_dilation == 1 for a in axes) or any(a.stride > 1 or a.dilation > 1 for a in axes):
@@ -322,7 +322,7 @@ class _Convolution:
         return True
 
     def _direct(self, x: Buffer, w: Buffer, result: Buffer) -> None:
-        """Depthwise: every feature has its own filter. Loops over features, or over the last positions if there are fewer of those."""
+        """Depthwise: every feature has its own filter. Vectorized over features, or over positions if features are few."""
         k, channels = self.k, self.features
         sizes = [a.size for a in self.axes]
         x_strides = _strides((self.batch, *sizes, channels))

@@ -11,8 +11,8 @@ that need the same kernel share it.
     k.text()
 
 Values carry their LLVM type; Python numbers become constants of the other operand's type. Scalars that change are `k.var`s (stack
-slots, which LLVM turns into registers). Booleans are stored as bytes, float16 and bfloat16 are computed in float32, complex values
-are pairs (`Complex`) that support the same arithmetic, so that one text of an algorithm serves all dtypes.
+slots, which LLVM turns into registers). Booleans are stored as bytes, float16 and bfloat16 are computed in float32, complex
+values are pairs (`Complex`) that support the same arithmetic, so that one text of an algorithm serves all dtypes.
 """
 
 from __future__ import annotations

@@ -247,7 +247,7 @@ class Value:
 
 
 def _bfloat16_bits(x: Value) -> Value:
-    """A float rounded to the upper half of its bits, to nearest with ties to even; not every processor has an instruction for it."""
+    """A float rounded to the upper half of its bits, ties to even; not every processor has an instruction for it."""
     bits = x.bits("i32")
     rounded = bits + 0x7FFF + ((bits >> 16) & 1)
     return (x.isnan().select(bits | 0x400000, rounded) >> 16).cast("i16")

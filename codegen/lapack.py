@@ -1,4 +1,4 @@
-"""What kernels over batches of matrices are made of: views of a matrix of the batch, transposition, Fortran's way of passing arguments."""
+"""What kernels over batches of matrices are made of: one matrix of a batch, transposition, arguments as Fortran takes them."""
 
 from __future__ import annotations
 

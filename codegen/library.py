@@ -1,7 +1,7 @@
 """Routines that compiled programs call: kernels of our own, and the BLAS, LAPACK, FFT and special functions of NumPy and SciPy.
 
-A `Routine` is a kernel (`codegen.kernel`) over whole row-major buffers, made for given types: inputs, outputs, then scratch memory.
-External functions are known by symbols (`tg.lapack.dpotrf`), which the runtime resolves to addresses when it loads the object code.
+A `Routine` is a kernel (`codegen.kernel`) over whole row-major buffers, made for given types: inputs, outputs, scratch memory.
+External functions are known by symbols (`tg.lapack.dpotrf`), which the runtime resolves to addresses when it loads object code.
 """
 
 from __future__ import annotations

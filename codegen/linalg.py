@@ -1,8 +1,8 @@
 """Native matrix factorizations and solvers: generated loops for small matrices, LAPACK and BLAS for the rest.
 
 Buffers are row-major and LAPACK reads them column-major, so it sees transposes. Where the algorithm allows it the transposed
-problem is solved instead of moving data: a row-major Cholesky factor is LAPACK's upper one, a QR is an LQ, the SVD exchanges u and
-vh, a left triangular solve becomes a right one. LU, the eigenproblems and the Schur form are transposed in and out.
+problem is solved instead of moving data: a row-major Cholesky factor is LAPACK's upper one, a QR is an LQ, the SVD exchanges u
+and vh, a left triangular solve becomes a right one. LU, the eigenproblems and the Schur form are transposed in and out.
 
 Every routine is a kernel of (inputs..., outputs..., scratch) over a whole batch.
 """

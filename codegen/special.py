@@ -71,7 +71,7 @@ _DIRECT_TERMS = 10
 
 
 def zeta(k: Kernel, s: Value, q: Value) -> Value:
-    """Hurwitz's zeta function by Euler and Maclaurin: ten terms, the integral of the rest, and corrections by Bernoulli numbers."""
+    """Hurwitz's zeta function by Euler and Maclaurin: ten terms, the integral of the rest, Bernoulli's corrections."""
     result = k.var("double", np.nan)
 
     def regular() -> None:

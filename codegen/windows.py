@@ -139,7 +139,7 @@ UNROLLED = 32
 
 
 class _Selection:
-    """Loops over windows that find the element which each selects: the first that is largest (smallest), NaN before any number."""
+    """Loops over windows that find what each selects: the first largest (smallest) element, NaN before any number."""
 
     def __init__(self, k: Kernel, operand: Buffer, shape: tuple[int, ...], counts: tuple[int, ...], params: tuple[Any, ...]):
         self.k, self.operand, self.shape, self.counts = k, operand, shape, counts
@@ -156,7 +156,7 @@ class _Selection:
         return self.k.compare(f"icmp {sign}{'gt' if self.kind == 'max' else 'lt'}", value, current)
 
     def unrolled(self, body: Callable[[Value, list[tuple[Value, Value | None]], Value], None]) -> None:
-        """body(position of the window, [(position of an element, whether it is inside or None)], number of the selected one or -1)."""
+        """body(position of the window, [(position of an element, whether inside or None)], number of the selected one or -1)."""
         k = self.k
         with k.loops(*self.counts) as position:
             out: Value = k.value(0, "i64")

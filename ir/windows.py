@@ -298,7 +298,7 @@ def select_and_scatter_add(
     window_strides: Sequence[int] | None = None,
     padding: Sequence[tuple[int, int]] | None = None,
 ) -> Any:
-    """An array like `operand`: the sum, for each of its elements, of the sources of the windows that select it as their max or min."""
+    """An array like `operand`: for each element, the sum of the sources of the windows that select it as their max or min."""
     return _bind_select(select_and_scatter_add_p, source, operand, kind, window_dimensions, window_strides, padding)
 
 
