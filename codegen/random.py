@@ -9,8 +9,8 @@ from tracegrad.codegen.elementwise import lazy_map, waits
 from tracegrad.codegen.loop_ir import Value
 from tracegrad.codegen.plan import COSTS
 from tracegrad.codegen.values import Lazy, Scalars, read
-from tracegrad.ir.program import Equation
 from tracegrad.ir.primitive import Declined
+from tracegrad.ir.program import Equation
 from tracegrad.ir.random import PARITY, ROTATIONS, key_unwrap_p, key_wrap_p, threefry2x32_p
 
 if TYPE_CHECKING:
