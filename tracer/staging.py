@@ -28,21 +28,21 @@ from tracegrad.tracer.tracer import Tracer
 class StagedTracer(Tracer):
     """A variable of a program that is being built."""
 
-    __slots__ = ("var",)
+    __slots__ = ("variable",)
     interpreter: Staging
 
     def __init__(self, interpreter: Staging, var: Var):
         self.interpreter = interpreter
         self.aval = var.type
-        self.var = var
+        self.variable = var
 
     def origin(self) -> str:
         for eqn in self.interpreter.equations:
-            if self.var in eqn.outputs:
+            if self.variable in eqn.outputs:
                 where = f" at {eqn.source}, in {eqn.source.function}" if eqn.source else ""
                 return f"made by {eqn.primitive.name}{where}"
-        if self.var.name:
-            return f"the argument {self.var.name} of {self.interpreter.name}"
+        if self.variable.name:
+            return f"the argument {self.variable.name} of {self.interpreter.name}"
         return f"an argument of {self.interpreter.name}"
 
     def owner(self) -> str:
@@ -74,7 +74,7 @@ class Staging:
     def process(self, primitive: Primitive, args: tuple[Any, ...], params: dict[str, Any]) -> tuple[Any, ...]:
         if self.closed:
             raise RuntimeError(f"{primitive.name} was applied while {self.name} is not being traced any more")
-        atoms = [a.var if type(a) is StagedTracer and a.interpreter is self else self.atom(a) for a in args]
+        atoms = [a.variable if type(a) is StagedTracer and a.interpreter is self else self.atom(a) for a in args]
         out_types = primitive.type_rule(*[a.type for a in atoms], **params)
         outputs = [Var(t) for t in out_types]
         self.equations.append(Equation(primitive, atoms, outputs, params, source.here()))
@@ -84,7 +84,7 @@ class Staging:
         """The atom that stands for a value: a variable of this program, a literal, or a captured value's variable."""
         if isinstance(x, Tracer):
             if x.interpreter is self:
-                return x.var  # type: ignore[attr-defined,no-any-return]
+                return x.variable  # type: ignore[attr-defined,no-any-return]
             if getattr(x.interpreter, "closed", False):
                 raise errors.escaped_tracer_error(x)
             return self._capture(x, x.aval)

@@ -65,7 +65,9 @@ def _reflected_power(x: Any, y: Any, modulo: Any = None) -> Any:
 
 
 def _round(self: Any, ndigits: int | None = None) -> Any:
-    return elementwise.round(self, 0 if ndigits is None else ndigits)
+    if ndigits is None:
+        return shape.astype(elementwise.round(self), int) if self.dtype.kind in "fV" else elementwise.round(self)
+    return elementwise.round(self, ndigits)
 
 
 def _reshape(self: Any, *args: Any, order: str = "C", copy: bool | None = None, out_sharding: Any = None) -> Any:

@@ -17,7 +17,6 @@ from tracegrad.numpy.promotion import (
     axis_index,
     axis_indices,
     broadcast_to_shape,
-    promote,
     promote_inexact,
     shape_of,
     static_int,
@@ -188,7 +187,7 @@ def correlate(a: Any, v: Any, mode: str = "valid", *, precision: Any = None, pre
 
 
 def _convolve(name: str, a: Any, v: Any, mode: str, preferred: Any, correlating: bool) -> Any:
-    a, v = promote(name, as_array(name, asarray(a)), as_array(name, asarray(v)))
+    a, v = promote_inexact(name, as_array(name, asarray(a)), as_array(name, asarray(v)))
     if len(shape_of(a)) != 1 or len(shape_of(v)) != 1:
         raise ValueError(f"{name}() only support 1-dimensional inputs, got shapes {shape_of(a)} and {shape_of(v)}")
     n, m = shape_of(a)[0], shape_of(v)[0]
@@ -196,10 +195,6 @@ def _convolve(name: str, a: Any, v: Any, mode: str, preferred: Any, correlating:
         raise ValueError(f"{name}: inputs cannot be empty, got shapes {(n,)} and {(m,)}")
     target = None if preferred is None else canonical_dtype(name, preferred)
     dtype = type_of(a).dtype
-    if dtype.kind in "iub" and target is None:
-        # the products of small integers are summed in their own dtype
-        if dtype.kind == "b":
-            a, v = (ops.convert_element_type(w, np.dtype(np.int32)) for w in (a, v))
     if correlating and is_complex(dtype):
         v = ops.conj(v)
     turned = False
@@ -226,4 +221,4 @@ def _convolve(name: str, a: Any, v: Any, mode: str, preferred: Any, correlating:
     )
     out = ops.reshape(out, shape_of(out)[2:])
     out = flip(out, 0) if turned else out
-    return out if dtype.kind != "b" else ops.ne(out, type_of(out).dtype.type(0))
+    return out

@@ -48,7 +48,7 @@ def canonical_shape(name: str, shape: Any) -> tuple[int, ...]:
             shape = (shape,)
     sizes = tuple([_dimension(name, d) for d in shape])
     if any(d < 0 for d in sizes):
-        raise ValueError(f"{name}: the shape {sizes} has a negative size")
+        raise TypeError(f"{name}: the shape {sizes} has a negative size; every size must be nonnegative")
     return sizes
 
 
@@ -344,7 +344,11 @@ def arange(
     given = [None if v is None else concrete("arange", v, n, hint) for v, n in ((start, "start"), (stop, "stop"), (step, "step"))]
     for v, original, n in zip(given, (start, stop, step), ("start", "stop", "step")):
         if v is not None and (v.ndim or v.dtype.kind in "OSUMm"):
-            raise TypeError(f"arange: {n} must be a number, got {original!r:.100}")
+            raise (
+                ValueError(f"arange: arguments must be scalars; got {n}={original!r:.100}")
+                if v.ndim
+                else TypeError(f"arange: {n} must be a number, got {original!r:.100}")
+            )
     if dtype is None:
         dtype = dtypes.canonicalize_dtype(dtypes.promote(*[type_of(v) for v in (start, stop, step) if v is not None])[0])
         if dtype == BOOL:
@@ -356,7 +360,7 @@ def arange(
             return ops.iota(dtype, int(max(0, np.ceil(numbers[1]))))
     first, last, step_ = numbers[0], numbers[1], 1 if numbers[2] is None else numbers[2]
     if step_ == 0:
-        raise ValueError("arange: step must not be zero")
+        raise ZeroDivisionError("arange: step must not be zero")
     if dtype.kind in "iu" and all(isinstance(v, (int, np.integer)) for v in (first, last, step_)):
         first, last, step_ = int(first), int(last), int(step_)
         size = max(0, -((first - last) // step_))

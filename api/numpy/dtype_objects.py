@@ -214,10 +214,11 @@ def result_type(*args: Any) -> Any:
 
 def promote_types(a: Any, b: Any) -> Any:
     """The dtype to which two dtypes promote."""
-    a, b = dtypes.to_dtype(a), dtypes.to_dtype(b)
-    if a == b:
-        return a
-    return dtypes._promote(((a, False), (b, False)), True, False)[0]
+    # Python's own types are weak, as its numbers are
+    operands = tuple([(dtypes.to_dtype(d), isinstance(d, type) and d in (int, float, complex)) for d in (a, b)])
+    if operands[0] == operands[1]:
+        return dtypes.canonicalize_dtype(operands[0][0])
+    return dtypes.canonicalize_dtype(dtypes._promote(operands, dtypes.config.enable_x64, False)[0])
 
 
 def can_cast(from_: Any, to: Any, casting: Any = "safe") -> bool:

@@ -220,7 +220,7 @@ def square(x: Any, /) -> Any:
     """x * x."""
     x = as_value("square", x)
     if type_of(x).dtype == BOOL:
-        return positive(x)
+        return ops.convert_element_type(x, dtypes.int_dtype())
     return bind1(prims.square_p, x)
 
 
@@ -240,16 +240,19 @@ def power(x1: Any, x2: Any, /) -> Any:
     x1, x2 = as_value("power", x1, 0), as_value("power", x2, 1)
     t1, t2 = type_of(x1), type_of(x2)
     dtype, weak = dtypes.promote(t1, t2)
-    if dtype == BOOL:
-        raise TypeError("power does not accept two boolean arguments")
     require_numbers("power", x1, x2)
+    if t1.dtype == BOOL:
+        # the powers of truth values are integers
+        target = dtypes.int_dtype() if dtype.kind in "biu" else dtype
+        return power(ops.convert_element_type(x1, target), x2)
+    if t2.dtype == BOOL:
+        x2 = ops.convert_element_type(x2, dtypes.int_dtype())
+        t2 = type_of(x2)
     if dtype in INEXACT and t2.dtype in INTEGER and not isinstance(x2, PYTHON_SCALARS) and t1.dtype == dtype:
         # an array of integer powers keeps its dtype, so that negative numbers can be raised to them
         x1, x2 = broadcast("power", cast(x1, t1, dtype, weak), x2)
         return bind1(prims.pow_p, x1, x2)
     x1, x2 = broadcast("power", cast(x1, t1, dtype, weak), cast(x2, t2, dtype, weak))
-    if dtype in INTEGER:
-        return bind1(prims.pow_p, x1, x2)
     return bind1(prims.pow_p, x1, x2)
 
 
@@ -260,7 +263,7 @@ def integer_power(x: Any, n: int) -> Any:
     """An accepted value to an integer power known now, as the shortest program."""
     dtype = type_of(x).dtype
     if n < 0 and dtype in INTEGER:
-        raise ValueError(f"integers cannot be raised to the negative power {n}; convert the base to a floating-point dtype")
+        raise TypeError(f"integers cannot be raised to the negative power {n}; convert the base to a floating-point dtype")
     if n == 1:
         return positive(x)
     if n == 2:
@@ -282,22 +285,30 @@ def floor_divide(x1: Any, x2: Any, /) -> Any:
     x1, x2 = broadcast("floor_divide", *promote("floor_divide", x1, x2))
     dtype = type_of(x1).dtype
     if dtype == BOOL:
-        x1, x2 = _bools_as_int8("floor_divide", x1, x2)
-        return floor_divide(x1, x2)
+        return floor_divide(*_bools_as_integers(x1, x2))
+    weak = type_of(x1).weak and type_of(x2).weak
     if dtype in UNSIGNED:
         return bind1(prims.div_p, x1, x2)
     if dtype in INTEGER:
         quotient = bind1(prims.div_p, x1, x2)
         signs_differ = ops.ne(bind1(prims.sign_p, x1), bind1(prims.sign_p, x2))
         inexact_ = ops.ne(bind1(prims.rem_p, x1, x2), dtype.type(0))
-        return ops.select(bind1(prims.and_p, signs_differ, inexact_), ops.sub(quotient, dtype.type(1)), quotient)
+        out = ops.select(bind1(prims.and_p, signs_differ, inexact_), ops.sub(quotient, dtype.type(1)), quotient)
+        return keep_weak(out, weak)
     if dtype in COMPLEX:
         raise TypeError("floor_divide does not accept complex numbers")
-    return _float_divmod(x1, x2)[0]
+    by_zero = ops.eq(x2, dtype.type(0))
+    return keep_weak(ops.select(by_zero, bind1(prims.div_p, x1, x2), _float_divmod(x1, x2)[0]), weak)
 
 
-def _bools_as_int8(name: str, x1: Any, x2: Any) -> list[Any]:
-    return [ops.convert_element_type(x, np.dtype(np.int8)) for x in promote(name, x1, x2)]
+def _bools_as_integers(*xs: Any) -> list[Any]:
+    return [ops.convert_element_type(x, dtypes.int_dtype()) for x in xs]
+
+
+def keep_weak(x: Any, weak: bool) -> Any:
+    """The result of a formula over operands that were all weak is weak, although its constants are not."""
+    t = type_of(x)
+    return ops.convert_element_type(x, t.dtype, True) if weak and not t.weak else x
 
 
 def _float_divmod(x1: Any, x2: Any) -> tuple[Any, Any]:
@@ -316,11 +327,12 @@ def remainder(x1: Any, x2: Any, /) -> Any:
     x1, x2 = broadcast("remainder", *promote("remainder", x1, x2))
     dtype = type_of(x1).dtype
     if dtype == BOOL:
-        x1, x2 = _bools_as_int8("remainder", x1, x2)
-        dtype = np.dtype(np.int8)
+        x1, x2 = _bools_as_integers(x1, x2)
+        dtype = dtypes.int_dtype()
     if dtype in COMPLEX:
         raise TypeError("remainder does not accept complex numbers")
     zero = dtype.type(0)
+    weak = type_of(x1).weak and type_of(x2).weak
     if dtype in INTEGER:
         # the remainder by 0 is 0, as the reference has it, although truncated remainders give x
         x2 = ops.select(ops.eq(x2, zero), dtype.type(1), x2)
@@ -329,7 +341,7 @@ def remainder(x1: Any, x2: Any, /) -> Any:
         return rest
     nonzero = ops.ne(rest, zero)
     signs_differ = ops.ne(ops.lt(rest, zero), ops.lt(x2, zero))
-    return ops.select(bind1(prims.and_p, signs_differ, nonzero), ops.add(rest, x2), rest)
+    return keep_weak(ops.select(bind1(prims.and_p, signs_differ, nonzero), ops.add(rest, x2), rest), weak)
 
 
 mod = remainder

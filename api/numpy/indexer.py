@@ -104,7 +104,7 @@ def _consumed(i: Any) -> int:
     return 1
 
 
-def _normal(i: Any) -> Any:
+def _normal(i: Any, inside: bool = False) -> Any:
     """An element of an index as an int, a slice, None, Ellipsis, a bool, or an Array (or NumPy array) of integers or booleans."""
     if type(i) is int or i is None or i is Ellipsis or isinstance(i, (slice, bool)):
         return i
@@ -124,6 +124,8 @@ def _normal(i: Any) -> Any:
         if a.ndim == 0:
             return bool(a) if a.dtype == BOOL else int(a)
         return a
+    if inside and isinstance(i, (list, tuple)):
+        return _normal(_listed(i))
     if isinstance(i, (list, tuple, float, complex, str)):
         raise _bad_index(i)
     convert = getattr(i, "__jax_array__", None)
@@ -135,9 +137,17 @@ def _normal(i: Any) -> Any:
         raise _bad_index(i) from None
 
 
-def parse(shape: tuple[int, ...], index: Any) -> Parsed:
-    """The meaning of an index expression for an array of this shape."""
-    elements = [_normal(i) for i in (index if isinstance(index, tuple) else (index,))]
+def _listed(i: Any) -> Any:
+    """A list within a tuple of indices as an index array; an empty one has integers."""
+    from tracegrad.numpy.creation import asarray
+
+    a = asarray(i)
+    return np.zeros(a.shape, np.int32) if a.size == 0 else a
+
+
+def parse(shape: tuple[int, ...], index: Any, wrapping: bool = True) -> Parsed:
+    """The meaning of an index expression for an array of this shape; `wrapping`: negative integers count from the end."""
+    elements = [_normal(i, True) for i in index] if isinstance(index, tuple) else [_normal(index)]
     taken = sum([_consumed(i) for i in elements])
     if sum([i is Ellipsis for i in elements]) > 1:
         raise IndexError("an index can only have a single ellipsis ('...')")
@@ -152,10 +162,10 @@ def parse(shape: tuple[int, ...], index: Any) -> Parsed:
         else:
             expanded.append(i)
     expanded.extend([slice(None)] * rest)
-    return _layout(shape, expanded)
+    return _layout(shape, expanded, wrapping)
 
 
-def _layout(shape: tuple[int, ...], elements: list[Any]) -> Parsed:
+def _layout(shape: tuple[int, ...], elements: list[Any], wrapping: bool) -> Parsed:
     entries: list[Any] = []
     layout: list[Any] = []
     insert: list[int] = []
@@ -181,7 +191,7 @@ def _layout(shape: tuple[int, ...], elements: list[Any]) -> Parsed:
             insert.append(len(entries))
             entries.append(np.zeros(int(i), np.int32))
         elif isinstance(i, int):
-            entries.append(_static_int(i, shape[dim]))
+            entries.append(i + shape[dim] if i < 0 and wrapping else i)
             dim += 1
         elif i.dtype == BOOL:
             rank = len(i.shape)
@@ -204,11 +214,6 @@ def _layout(shape: tuple[int, ...], elements: list[Any]) -> Parsed:
 
 def _is_advanced(i: Any) -> bool:
     return isinstance(i, bool) or (isinstance(i, (Array, np.ndarray)) and len(i.shape) > 0) or getattr(i, "dtype", None) == BOOL
-
-
-def _static_int(i: int, n: int) -> int:
-    """A static index, counted from the front; it may be out of bounds."""
-    return i + n if i < 0 else i
 
 
 def wrap(i: Any, n: int) -> Any:

@@ -57,7 +57,7 @@ def getitem(x: Any, index: Any) -> Any:
 
 
 def _get(x: Any, index: Any, mode: str, fill_value: Any, wrapping: bool) -> Any:
-    parsed = parse(x.aval.shape, index)
+    parsed = parse(x.aval.shape, index, wrapping)
     if parsed.has_arrays:
         return _gather(x, parsed, mode, fill_value, wrapping)
     return _basic(x, parsed, mode, fill_value, wrapping)
@@ -175,28 +175,31 @@ def _gather(x: Any, parsed: Parsed, mode: str, fill_value: Any, wrapping: bool) 
 # Updates
 
 
-def _update_value(x: Any, y: Any, name: str) -> Any:
-    """The update in the array's dtype; a warning says when that loses information."""
+def _update_value(x: Any, y: Any, name: str, kind: str) -> tuple[Any, Any]:
+    """The update, and the dtype to compute in: the array's, but for combinations with values that it cannot hold."""
     dtype = x.aval.dtype
     y = as_value(name, y, "values") if not isinstance(y, (list, tuple)) else as_array(name, np.asarray(y), "values")
     t = type_of(y)
     if is_key(dtype) or is_key(t.dtype):
         if dtype != t.dtype:
             raise TypeError(f"{name}: cannot put values of dtype {t.dtype} into an array of dtype {dtype}")
-        return y
-    if t.dtype != dtype and dtypes.promote(x.aval.strong(), t)[0] != dtype:
+        return y, dtype
+    common = dtype if t.dtype == dtype else dtypes.promote(x.aval.strong(), t)[0]
+    if common != dtype:
         warnings.warn(
             f"scatter inputs have incompatible types: cannot safely cast value from dtype={t.dtype} to dtype={dtype} with "
             f"jax_numpy_dtype_promotion={dtypes.config.numpy_dtype_promotion!r}. In future releases this will result in an error.",
             FutureWarning,
             stacklevel=4,
         )
+        if kind != "set":
+            return y, common
     if isinstance(y, (*PYTHON_SCALARS, np.generic)):
         from tracegrad.numpy.creation import _converted
 
         y = np.asarray(y)
-        return _converted(y.astype(dtype) if y.dtype.kind in "iub" and dtype.kind in "iub" else y, dtype)[()]
-    return to_dtype(y, dtype, t.weak) if t.dtype != dtype else y
+        return _converted(y.astype(dtype) if y.dtype.kind in "iub" and dtype.kind in "iub" else y, dtype)[()], dtype
+    return (to_dtype(y, dtype, t.weak) if t.dtype != dtype else y), dtype
 
 
 _KIND_OPS = {"add": ops.add, "mul": ops.mul, "min": ops.min, "max": ops.max}
@@ -214,12 +217,22 @@ def update(x: Any, index: Any, y: Any, kind: str, mode: Any, unique: bool, wrapp
     """x.at[index].<kind>(y)."""
     x = as_array(name, x)
     mode = _mode(SCATTER_MODES, mode)
-    y = _update_value(x, y, name)
+    dtype = x.aval.dtype
+    y, common = _update_value(x, y, name, kind)
+    if common != dtype:
+        # computed in the common dtype, and rounded once to the array's
+        wide = ops.convert_element_type(x, common)
+        return ops.convert_element_type(update(wide, index, y, kind, mode, unique, wrapping, name), dtype)
+    out = _update(x, index, y, kind, mode, unique, wrapping, name)
+    return ops.convert_element_type(out, dtype, True) if x.aval.weak and not out.aval.weak else out
+
+
+def _update(x: Any, index: Any, y: Any, kind: str, mode: str, unique: bool, wrapping: bool, name: str) -> Any:
     mask = _lone_mask(x, index)
     if mask is not None and not shape_of(y):
         mask = ops.broadcast_in_dim(mask, x.aval.shape, range(mask.ndim)) if mask.ndim < x.ndim else mask
         return ops.select(mask, _combine(kind, x, y), x)
-    parsed = parse(x.aval.shape, index)
+    parsed = parse(x.aval.shape, index, wrapping)
     shape = x.aval.shape
     if not parsed.has_arrays and not any(isinstance(e, Array) for e in parsed.entries):
         if any(type(e) is int and not 0 <= e < n for e, n in zip(parsed.entries, shape)):
@@ -336,6 +349,31 @@ def _scatter(x: Any, parsed: Parsed, y: Any, kind: str, mode: str, unique: bool,
     return reshape_to(out, original_shape)
 
 
+def _may_repeat(index: Any) -> bool:
+    """Whether an index can name an element twice: it has index arrays whose values are not known, or repeat."""
+    arrays = [i for i in (index if isinstance(index, tuple) else (index,)) if hasattr(i, "dtype") and len(i.shape) > 0]
+    if any(hasattr(i, "interpreter") for i in arrays):
+        return any(i.dtype != BOOL for i in arrays)
+    known = [np.asarray(i) for i in arrays if i.dtype != BOOL]
+    return len(known) > 1 or any(v.size and (np.unique(v).size < v.size or v.min() < 0) for v in known)
+
+
+def _apply_repeatedly(x: Any, index: Any, func: Any, mode: Any, wrapping: bool) -> Any:
+    """Apply `func` everywhere as long as some element's number of mentions is not reached, keeping the result only there."""
+    from tracegrad.numpy.creation import zeros_like
+    from tracegrad.tracer.control_flow import while_loop
+
+    times = update(zeros_like(x, dtype=np.int32), index, 1, "add", mode, False, wrapping, "at[].apply")
+    dims = range(len(shape_of(x)))
+
+    def step(state: Any) -> Any:
+        value, left = state
+        new = to_dtype(func(value), type_of(value).dtype)
+        return ops.select(ops.gt(left, np.int32(0)), new, value), ops.sub(left, np.int32(1))
+
+    return while_loop(lambda state: ops.reduce_or(ops.gt(state[1], np.int32(0)), dims), step, (x, times))[0]
+
+
 class IndexUpdates:
     """`x.at`: index it to name elements, then call a method to update (a copy of) the array there."""
 
@@ -379,7 +417,7 @@ class IndexUpdate:
     ) -> Any:
         """x[index]; with mode="fill", `fill_value` (NaN, or the least integer) out of bounds."""
         x = as_array("at[].get", self.array)
-        chosen = "fill" if mode is None and fill_value is not None else _mode(GATHER_MODES, mode)
+        chosen = _mode(GATHER_MODES, mode)
         if fill_value is not None:
             fill_value = convert_scalar(np.asarray(fill_value)[()], x.aval.dtype).item() if not is_key(x.aval.dtype) else None
         return _get(x, self.index, chosen, fill_value, wrap_negative_indices)
@@ -441,7 +479,9 @@ class IndexUpdate:
 
     def apply(self, func: Any, *, indices_are_sorted: bool = False, unique_indices: bool = False, mode: Any = None,
               out_sharding: Any = None, wrap_negative_indices: bool = True) -> Any:  # fmt: skip
-        """The array with x[index] = func(x[index])."""
+        """The array with x[index] = func(x[index]); on an element named several times func is applied as often."""
         x = as_array("at[].apply", self.array)
+        if not unique_indices and _may_repeat(self.index):
+            return _apply_repeatedly(x, self.index, func, mode, wrap_negative_indices)
         new = func(_get(x, self.index, "clip", None, wrap_negative_indices))
         return update(x, self.index, new, "set", mode, unique_indices, wrap_negative_indices, "at[].apply")

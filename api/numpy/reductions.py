@@ -92,12 +92,9 @@ def _accumulating(name: str, operation: Callable[..., Any], combine: str, identi
         dtype = optional_dtype(name, dtype)
         if dtype is None:
             dtype = t.dtype if t.dtype.kind == "f" else _accumulation_dtype(t.dtype, promote_integers)
-            weak = t.weak
-        else:
-            weak = False
-        if dtype != t.dtype:
+        if dtype != t.dtype or t.weak:
             require_numbers(name, a)
-            a = ops.convert_element_type(a, dtype, weak)
+            a = ops.convert_element_type(a, dtype)
         shape = t.shape
         if where is not None:
             a = masked(name, a, where, _number(identity, dtype))
@@ -139,6 +136,7 @@ def _extremum(
         a = as_array(name, a, "a")
         require_numbers(name, a)
         dtype = type_of(a).dtype
+        a = to_dtype(a, dtype)
         if where is not None:
             if initial is None:
                 raise ValueError(f"{name}: initial must be specified when the where mask is provided")

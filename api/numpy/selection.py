@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from tracegrad.ir import dtypes, ops
-from tracegrad.ir.array import Array
-from tracegrad.ir.bind import type_of
+from tracegrad.ir.bind import bind1, type_of
+from tracegrad.ir.elementwise import select_p
 from tracegrad.ir.types import is_complex, is_integer, is_key
 from tracegrad.numpy.creation import asarray
 from tracegrad.numpy.elementwise import maximum, minimum, no_out, truth
@@ -39,27 +39,16 @@ def where(condition: Any, x: Any = None, y: Any = None, /, *, size: int | None =
 
         return nonzero(condition, size=size, fill_value=fill_value)
     if x is None or y is None:
-        raise ValueError("Either both or neither of the x and y arguments should be provided to jnp.where, got one of them.")
+        raise TypeError("Either both or neither of the x and y arguments should be provided to jnp.where, got one of them.")
     if size is not None or fill_value is not None:
         raise ValueError("jnp.where: size and fill_value arguments cannot be used in three-argument version")
     condition = truth("where", condition)
     x, y = promote("where", x, y)
     key = is_key(type_of(x).dtype)
     condition, x, y = broadcast("where", condition, x, y, full=key)
-    if not key and not isinstance(condition, np.bool_) and shape_of(condition) and not shape_of(x) and not shape_of(y):
-        return ops.select(condition, *_one_array(x, y))
-    if not isinstance(x, Array) and not isinstance(y, Array):
-        x, y = _one_array(x, y)
     if isinstance(condition, np.bool_):
         condition = as_array("where", condition)
-    return ops.select(condition, x, y)
-
-
-def _one_array(x: Any, y: Any) -> tuple[Any, Any]:
-    """Two numbers, one of them made an array, so that weakness is kept and the op knows the dtype."""
-    if isinstance(x, Array) or isinstance(y, Array) or isinstance(x, np.generic):
-        return x, y
-    return as_array("where", x), as_array("where", y)
+    return bind1(select_p, condition, x, y)
 
 
 def select(condlist: Any, choicelist: Any, default: Any = 0) -> Any:
@@ -117,7 +106,7 @@ def take(
     a = as_array("take", a, "a")
     indices = as_array("take", indices, "indices")
     if not is_integer(type_of(indices).dtype):
-        raise TypeError(f"take requires indices of integer type, got dtype {type_of(indices).dtype}")
+        raise ValueError(f"take: indices must have an integer type, got dtype {type_of(indices).dtype}")
     if axis is None:
         a, i = ravel(a), 0
     else:
@@ -125,15 +114,9 @@ def take(
     shape, batch = shape_of(a), shape_of(indices)
     n = shape[i]
     how = _take_mode("take", mode)
-    if n == 0 and 0 not in batch and (how != "fill" or builtins.any(d == 0 for d in shape)):
-        if how != "fill":
-            raise IndexError(f"take: cannot do a non-empty take from an empty axis: shape {shape}, axis {i}")
-    indices, how = _normalized(indices, n, how)
     if n == 0 and 0 not in batch:
-        from tracegrad.numpy.creation import full
-
-        fill = fill_value if fill_value is not None else ops.default_fill_value(type_of(a).dtype)
-        return full(shape[:i] + batch + shape[i + 1 :], fill, type_of(a).dtype)
+        raise IndexError(f"Cannot do a non-empty jnp.take() from an empty axis: shape {shape}, axis {i}")
+    indices, how = _normalized(indices, n, how)
     return ops.gather(
         a,
         ops.reshape(indices, (*batch, 1)),
@@ -196,7 +179,7 @@ def take_along_axis(
     others = broadcast_shapes_of("take_along_axis", sa[:i] + sa[i + 1 :], si[:i] + si[i + 1 :])
     arr = broadcast_to_shape(arr, others[:i] + (sa[i],) + others[i:])
     indices = broadcast_to_shape(indices, others[:i] + (si[i],) + others[i:])
-    wrapping = how not in ("clip",) if wrap_negative_indices is None else wrap_negative_indices
+    wrapping = wrap_negative_indices is None or wrap_negative_indices
     if how == "wrap":
         indices, how = _normalized(indices, sa[i], how)
     elif wrapping:

@@ -86,7 +86,8 @@ def _unique_of_size(lines: Any, size: int, fill_value: Any, equal_nan: bool, ori
     from tracegrad.numpy.searching import nonzero
     from tracegrad.numpy.selection import where
 
-    (first,) = nonzero(starts, size=size, fill_value=n)
+    (bounds,) = nonzero(starts, size=size + 1, fill_value=n)
+    first, ends = ops.slice_in_dim(bounds, 0, size), ops.slice_in_dim(bounds, 1, size + 1)
     present = ops.lt(first, int_dtype.type(n))
     indices = take_positions(permutation, first, 0)
     values = take_positions(lines, indices, 0)
@@ -96,11 +97,6 @@ def _unique_of_size(lines: Any, size: int, fill_value: Any, equal_nan: bool, ori
     values = where(mask, values, fill)
     if fill_value is None:
         indices = where(present, indices, take_positions(permutation, first, 0)[:1]) if size else indices
-    ends = (
-        ops.concatenate([ops.slice_in_dim(first, 1, size), ops.broadcast_in_dim(int_dtype.type(n), (1,), ())], 0)
-        if size
-        else first
-    )
     counts = where(present, ops.sub(ends, first), int_dtype.type(0)) if size else first
     inverse = ops.scatter(
         ops.broadcast_in_dim(int_dtype.type(0), (n,), ()),

@@ -253,7 +253,7 @@ def concatenate(arrays: Any, axis: int | None = 0, dtype: Any = None) -> Any:
 def _join(name: str, arrays: Sequence[Any], axis: int | None, dtype: Any) -> Any:
     if not len(arrays):
         raise ValueError(f"{name}: need at least one array to concatenate")
-    values = [as_array(name, x, i) if not isinstance(x, (list, tuple)) else asarray(x) for i, x in enumerate(arrays)]
+    values = [as_array(name, x, i) for i, x in enumerate(arrays)]
     if axis is None:
         values, axis = [ravel(v) for v in values], 0
     rank = len(shape_of(values[0]))
@@ -286,7 +286,7 @@ def stack(arrays: Any, axis: int = 0, out: None = None, dtype: Any = None) -> An
     arrays = one_sequence_of("stack", arrays)
     if not len(arrays):
         raise ValueError("stack: need at least one array to stack")
-    values = [as_array("stack", x, i) if not isinstance(x, (list, tuple)) else asarray(x) for i, x in enumerate(arrays)]
+    values = [as_array("stack", x, i) for i, x in enumerate(arrays)]
     shapes = [shape_of(v) for v in values]
     if any(s != shapes[0] for s in shapes):
         raise ValueError(f"stack: all input arrays must have the same shape, got {', '.join(map(str, shapes))}")
@@ -329,7 +329,7 @@ def column_stack(tup: Any) -> Any:
 
 
 def _element(name: str, x: Any) -> Any:
-    return asarray(x) if isinstance(x, (list, tuple)) else as_array(name, x)
+    return as_array(name, x)
 
 
 def append(arr: Any, values: Any, axis: int | None = None) -> Any:

@@ -353,8 +353,8 @@ def histogramdd(
         inside = ok if inside is None else e.logical_and(inside, ok)
         flat = e.add(e.multiply(flat, n), e.subtract(place, 1))
     total = math.prod(sizes)
-    w = type_of(sample).dtype.type(1) if weights is None else ravel(as_array("histogramdd", weights))
-    dtype = type_of(sample).dtype if weights is None else type_of(w).dtype
+    w = dtypes.int_dtype().type(1) if weights is None else ravel(as_array("histogramdd", weights))
+    dtype = type_of(w).dtype
     counts = IndexUpdates(zeros(total, dtype))[where(inside, flat, total)].add(w, mode="drop")
     counts = reshape_to(counts, tuple(sizes))
     if density:

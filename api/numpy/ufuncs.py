@@ -168,6 +168,7 @@ def fmin(x1: Any, x2: Any) -> Any:
 def sinc(x: Any, /) -> Any:
     """sin(pi x) / (pi x); 1 at 0, with all derivatives."""
     x = as_array("sinc", inexact("sinc", x))
+    weak = type_of(x).weak
     scaled = e.multiply(x, np.pi)
     dtype = type_of(x).dtype
     near = e.less(e.absolute(scaled), real_dtype(dtype).type(1e-2 if dtype.itemsize <= 4 else 1e-3))
@@ -175,7 +176,7 @@ def sinc(x: Any, /) -> Any:
     # a series where the quotient loses accuracy; it also gives the derivatives at 0
     y = e.square(where(near, scaled, dtype.type(0)))
     series = 1.0 + y * (-1 / 6 + y * (1 / 120 - y * (1 / 5040)))
-    return where(near, series, e.divide(e.sin(safe), safe))
+    return e.keep_weak(where(near, series, e.divide(e.sin(safe), safe)), weak)
 
 
 def gcd(x1: Any, x2: Any) -> Any:
