@@ -159,6 +159,41 @@ def test_differentiating_what_a_custom_function_closes_over_is_an_error() -> Non
         grad(outer)(2.0)
 
 
+def test_a_rule_that_reads_an_outer_trace_behind_its_arguments_says_so() -> None:
+    def outer(w: Any, x: Any) -> Any:
+        @custom_jvp
+        def f(x: Any) -> Any:
+            return x * 2.0
+
+        f.defjvp(lambda primals, tangents: (f(*primals), tangents[0] * w))
+        return grad(lambda x: scan(lambda c, _: (f(c), None), x, None, length=2)[0])(x)
+
+    with pytest.raises(UnexpectedTracerError, match="not among its arguments.*\n.*closure_convert"):
+        staged(outer)(2.0, 3.0)
+
+
+def test_second_derivatives_of_custom_jvp_in_loops_follow_the_rule() -> None:
+    @custom_jvp
+    def f(x: Any, y: Any) -> Any:
+        return jnp.sin(x) * y
+
+    # The rule is not the derivative, so every order of differentiation must take it, and take it as often.
+    f.defjvp(lambda p, t: (f(*p), 2.0 * jnp.cos(p[0]) * t[0] * p[1] + t[1]))
+
+    def unrolled(x: Any) -> Any:
+        c, total = x, 0.0
+        for _ in range(2):
+            total, c = total + f(x, c).sum(), f(c, x)
+        return total
+
+    def looped(x: Any) -> Any:
+        return scan(lambda c, t: (f(c, t), f(t, c).sum()), x, jnp.stack([x, x]))[1].sum()
+
+    want = jacfwd(jacfwd(unrolled))(X)
+    for h in (hessian(looped), jacrev(jacfwd(looped)), jacrev(jacrev(looped)), jacfwd(jacfwd(looped)), staged(hessian(looped))):
+        close(h(X), want)
+
+
 # custom_vjp
 
 

@@ -18,6 +18,7 @@ from tracegrad.ir.config import config
 from tracegrad.ir.program import Program
 from tracegrad.ir.types import float0
 from tracegrad.ir.verify import verify
+from tracegrad.runtime.jit import jit
 from tracegrad.tracer.control_flow import associative_scan, cond, fori_loop, scan, switch, while_loop
 from tracegrad.tracer.control_flow import map as scan_map
 from tracegrad.tracer.errors import TracerBoolConversionError
@@ -81,7 +82,7 @@ def close(got: Any, want: Any, rtol: float = 1e-6, atol: float = 1e-7) -> None:
     np.testing.assert_allclose(np.asarray(got), np.asarray(want), rtol=rtol, atol=atol)
 
 
-def check_everywhere(f: Callable[[Any], Any], x: Any, reverse: bool = True) -> None:
+def check_everywhere(f: Callable[[Any], Any], x: Any, reverse: bool = True, staged: Any = staged) -> None:
     """First and second derivatives of a scalar function of an array, alone and under staging and vmap, in every order."""
     x = np.asarray(x, np.float64)
     want = numeric(f, x)
@@ -223,9 +224,10 @@ REVERSIBLE = [
 ]  # fmt: skip
 
 
+@pytest.mark.parametrize("stage", [staged, jit], ids=["staged", "jit"])
 @pytest.mark.parametrize("f", REVERSIBLE, ids=lambda f: f.__name__)
-def test_derivatives_agree_with_differences_in_every_composition(f: Any) -> None:
-    check_everywhere(f, X)
+def test_derivatives_agree_with_differences_in_every_composition(f: Any, stage: Any) -> None:
+    check_everywhere(f, X, staged=stage)
 
 
 def newton(x: Any) -> Any:
@@ -238,9 +240,10 @@ def growing(x: Any) -> Any:
     return while_loop(lambda s: (s**2).sum() < 50.0, lambda s: 1.3 * s + jnp.sin(x), x)[0]
 
 
+@pytest.mark.parametrize("stage", [staged, jit], ids=["staged", "jit"])
 @pytest.mark.parametrize("f", [newton, growing], ids=lambda f: f.__name__)
-def test_while_loops_have_forward_derivatives(f: Any) -> None:
-    check_everywhere(f, X, reverse=False)
+def test_while_loops_have_forward_derivatives(f: Any, stage: Any) -> None:
+    check_everywhere(f, X, reverse=False, staged=stage)
 
 
 def test_fori_loop_with_traced_bounds_has_forward_derivatives() -> None:
@@ -598,7 +601,6 @@ def test_unread_branches_of_the_derivative_cost_nothing() -> None:
 
 
 def test_collectives_over_a_named_axis() -> None:
-    from tracegrad.runtime.jit import jit
     from tracegrad.transforms import collectives as c
 
     named = functools.partial(vmap, axis_name="i")

@@ -112,7 +112,7 @@ def _types_of(xs: Sequence[Any]) -> list[ArrayType]:
 # Operations that cost less than storing and reloading their result, when their operands are at hand anyway.
 _MOVES = frozenset(("broadcast_in_dim", "reshape", "transpose", "rev", "iota", "slice", "convert_element_type", "copy", "name"))
 _CHEAP = _MOVES | frozenset(
-    "neg add sub mul abs sign square integer_pow eq ne lt le gt ge and or xor not select max min floor ceil round real imag conj".split()
+    "neg add sub mul div abs sign square integer_pow eq ne lt le gt ge and or xor not select max min floor ceil round real imag conj".split()
 )
 
 

@@ -15,6 +15,7 @@ from tracegrad.ir.bind import using
 from tracegrad.ir.evaluate import substitute
 from tracegrad.ir.program import Atom, Constant, Equation, Literal, Program, Var
 from tracegrad.ir.types import ArrayType, is_key
+from tracegrad.tracer.errors import UnexpectedTracerError, describe
 from tracegrad.tracer.staging import Staging
 from tracegrad.tracer.tracer import Tracer
 from tracegrad.transforms.zero import instantiate
@@ -64,10 +65,14 @@ def close(staging: Staging, outputs: Sequence[Atom]) -> Program:
 
 
 def concrete_constant(var: Var, x: Any) -> np.ndarray:
-    if isinstance(x, Tracer) or is_key(var.type.dtype):
-        raise RuntimeError(
-            f"a closed program captured {x!r}; a derivative or batching rule keeps a traced value outside its arguments"
+    if isinstance(x, Tracer):
+        raise UnexpectedTracerError(
+            f"A derivative or batching rule uses a traced value that is not among its arguments: {describe(x)}, while tracing {x.owner()}.\n"
+            "A custom rule may read values of an outer trace only through its arguments: pass the value to the custom function as an "
+            "argument (and, in custom_vjp, on to bwd among the residuals), or convert the closure with closure_convert."
         )
+    if is_key(var.type.dtype):
+        raise NotImplementedError("a rule captured an array of random keys; pass the keys as an argument")
     return np.asarray(x).astype(var.type.dtype, copy=False)
 
 
