@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 
+from tests.codegen_harness import check as harness
 from tracegrad.codegen.compile import compile_program
-from tracegrad.ir import contractions, fft, linalg, sorting, special, windows
+from tracegrad.ir import contractions, fft, linalg, ops, sorting, special, windows
+from tracegrad.ir.config import config
 from tracegrad.ir.primitive import Primitive
 from tracegrad.ir.program import Equation, Program, Var
 from tracegrad.ir.types import ArrayType, bfloat16
 from tracegrad.runtime import engine
+from tracegrad.tracer.control_flow import cond, fori_loop, scan
 
 F16, F32, F64, C64, C128 = (np.dtype(d) for d in (np.float16, np.float32, np.float64, np.complex64, np.complex128))
 BF16 = np.dtype(bfloat16)
@@ -316,7 +320,9 @@ def test_convolution_in_pieces(monkeypatch: pytest.MonkeyPatch, rng: np.random.G
     from tracegrad.codegen import convolution
 
     monkeypatch.setattr(convolution, "PIECE", 100)
-    params = dict(lhs_dilation=(1, 1), rhs_dilation=(1, 1), feature_group_count=1, batch_group_count=1, preferred_element_type=None)
+    params = dict(
+        lhs_dilation=(1, 1), rhs_dilation=(1, 1), feature_group_count=1, batch_group_count=1, preferred_element_type=None
+    )
     nhwc = ((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2))
     exchanged = ((3, 0, 1, 2), (3, 0, 1, 2), (2, 3, 0, 1))
     x, w = random(rng, F32, 4, 9, 9, 5), random(rng, F32, 3, 3, 5, 6)
@@ -328,7 +334,15 @@ def test_convolution_in_pieces(monkeypatch: pytest.MonkeyPatch, rng: np.random.G
 
 # ------------------------------------------------------------------------------------------------------------ special functions
 
-ARITY = {"igamma": 2, "igammac": 2, "igamma_grad_a": 2, "random_gamma_grad": 2, "zeta": 2, "polygamma": 2, "regularized_incomplete_beta": 3}
+ARITY = {
+    "igamma": 2,
+    "igammac": 2,
+    "igamma_grad_a": 2,
+    "random_gamma_grad": 2,
+    "zeta": 2,
+    "polygamma": 2,
+    "regularized_incomplete_beta": 3,
+}
 SPECIAL = ("lgamma", "digamma", "bessel_i0e", "bessel_i1e", *ARITY)
 
 
@@ -349,3 +363,81 @@ def test_special_functions(name: str, dtype: Any, rng: np.random.Generator) -> N
     check(primitive, *cast, tolerance=tolerance)
     if len(cast) > 1:
         check(primitive, dtype.type(2), *cast[1:], tolerance=tolerance)
+
+
+# ----------------------------------------------------------------------------------------------------------- within larger programs
+
+
+@pytest.fixture
+def wide_types() -> Iterator[None]:
+    with config.override("enable_x64", True):
+        yield
+
+
+@pytest.mark.usefixtures("wide_types")
+class TestInPrograms:
+    """Routines read what other equations leave in registers, views and pending nests, and write where the caller wants it."""
+
+    def test_operands_in_every_form(self, rng: np.random.Generator) -> None:
+        x = positive(rng, F64, 2, 5, 5)
+
+        def f(a: Any) -> list[Any]:
+            lazy = ops.cholesky(ops.add(ops.mul(a, 2.0), ops.transpose(a, (0, 2, 1))))
+            view = ops.cholesky(ops.transpose(a, (0, 2, 1)))
+            part = ops.cholesky(ops.slice(a, (0, 1, 1), (2, 4, 4), None))
+            return [lazy, view, part, ops.add(lazy, view)]
+
+        harness(f, x)
+
+    def test_small_operands_in_registers(self, rng: np.random.Generator) -> None:
+        harness(
+            lambda a: [*ops.lu(ops.mul(a, a)), ops.cholesky(ops.dot_general(a, a, (((1,), (1,)), ((), ()))))],
+            random(rng, F64, 3, 3),
+        )
+
+    def test_carry_of_a_loop(self, rng: np.random.Generator) -> None:
+        def body(carry: Any, x: Any) -> tuple[Any, Any]:
+            order, values = carry
+            (rolled,) = ops.sort(ops.add(values, x), dimension=0)
+            factor = ops.cholesky(ops.add(order, ops.mul(order, 0.5)))
+            return (factor, rolled), ops.reduce_sum(rolled, (0,))
+
+        def f(a: Any, v: Any, xs: Any) -> list[Any]:
+            (factor, values), sums = scan(body, (a, v), xs)
+            return [factor, values, sums]
+
+        a = np.eye(4) * 3 + np.tril(rng.normal(size=(4, 4))) * 0.1
+        harness(f, a + a.T, random(rng, F64, 40), random(rng, F64, 7, 40))
+
+    def test_sorting_a_carry_in_place(self, rng: np.random.Generator) -> None:
+        def f(v: Any) -> list[Any]:
+            return [fori_loop(0, 5, lambda i, c: ops.sort(ops.neg(c), dimension=0)[0], v), v]
+
+        harness(f, random(rng, F64, 300))
+
+    def test_branches(self, rng: np.random.Generator) -> None:
+        def f(p: Any, a: Any) -> list[Any]:
+            return [cond(p, lambda a: ops.cholesky(a), lambda a: ops.transpose(a, (1, 0)), a)]
+
+        x = positive(rng, F64, 6, 6)
+        for p in (True, False):
+            harness(f, np.array(p), x)
+
+    def test_the_same_kernel_twice(self, rng: np.random.Generator) -> None:
+        x = random(rng, F32, 50)
+        compiled = harness(lambda a: [ops.sort(a, dimension=0)[0], ops.sort(ops.neg(a), dimension=0)[0], *ops.top_k(a, 3)], x)
+        assert compiled.external == ()
+
+    def test_with_elementary_functions(self, rng: np.random.Generator) -> None:
+        """Intrinsics that both elementary functions and kernels use are declared once."""
+        x = random(rng, F64, 6, 6)
+        harness(
+            lambda a: [ops.lu(ops.erf_inv(ops.tanh(a)))[0], ops.lgamma(ops.exp(a)), ops.fft(a, "rfft", (6,))], x, tolerance=1e-8
+        )
+
+    def test_convolution_of_a_fused_input(self, rng: np.random.Generator) -> None:
+        def f(x: Any, w: Any) -> list[Any]:
+            y = ops.conv_general_dilated(ops.max(x, 0.0), ops.mul(w, 2.0), (1,), ((1, 1),))
+            return [ops.reduce_window(ops.max(y, 0.0), "max", (1, 1, 2), (1, 1, 2))]
+
+        harness(f, random(rng, F32, 2, 3, 10), random(rng, F32, 4, 3, 3), tolerance=1e-5)
