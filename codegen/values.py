@@ -183,7 +183,7 @@ def leaves_of(value: Form) -> dict[Any, int]:
     if kind is View:
         return {value.buffer: IDENTICAL if value.is_dense else OTHER}
     if kind is Scalars:
-        return {}
+        return {POSITION: OTHER} if len(value.elements) > 1 else {}
     leaves = value.leaves
     for leaf in leaves:
         if type(leaf) is Root and leaf.value is not None:
@@ -231,12 +231,10 @@ def read(b: Builder, value: Form, indices: Indices) -> Scalar:
     if kind is Scalars:
         if len(value.elements) == 1:
             return value.elements[0]
-        position = 0
+        position: Index = 0
         for i, n in zip(indices, value.type.shape):
-            if type(i) is not int:
-                raise AssertionError("registers were indexed by a value; they must be spilled first")
             position = position * n + i
-        return value.elements[position]
+        return value.elements[position] if type(position) is int else _pick(b, value.elements, b.index(position))
     key = (value, indices)
     hit = b.memo.get(key)
     if hit is not None and hit[1].open:
@@ -244,6 +242,18 @@ def read(b: Builder, value: Form, indices: Indices) -> Scalar:
     scalar = value.function(b, indices)
     b.memo[key] = (scalar, b.scopes[level_of(scalar)])
     return scalar
+
+
+def _pick(b: Builder, elements: list[Scalar], position: Value) -> Scalar:
+    """One of several registers, by a number known when the program runs."""
+    found = elements[0]
+    for k, e in enumerate(elements[1:], 1):
+        here = b.op("icmp", "i1", position, b.const("i64", k), attr="eq")
+        if type(e) is tuple:
+            found = tuple([b.select(here, x, y) for x, y in zip(e, found)])
+        else:
+            found = b.select(here, e, found)
+    return found
 
 
 def load(b: Builder, buffer: Buffer, position: Index) -> Scalar:
