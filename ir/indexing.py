@@ -180,6 +180,24 @@ def _flat_indices(
     return base.reshape(batch + (1,) * offsets.ndim) + offsets
 
 
+def _one_window(
+    indices: np.ndarray, index_map: Sequence[int], shape: Sequence[int], sizes: Sequence[int]
+) -> tuple[tuple[slice, ...], bool]:
+    """The slices of the one window that an index vector names, moved inside; and whether it was inside."""
+    starts = [0] * len(sizes)
+    inside = True
+    for d, index in zip(index_map, indices.reshape(-1).tolist(), strict=True):
+        limit = shape[d] - sizes[d]
+        starts[d] = min(max(index, 0), limit)
+        inside = inside and starts[d] == index
+    return tuple([slice(start, start + size) for start, size in zip(starts, sizes, strict=True)]), inside
+
+
+@lru_cache(maxsize=1024)
+def _kept_sizes(sizes: tuple[int, ...], dropped: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(n for d, n in enumerate(sizes) if d not in dropped)
+
+
 def _gather_evaluate(
     operand: np.ndarray,
     indices: np.ndarray,
@@ -193,6 +211,18 @@ def _gather_evaluate(
     mode: str,
     fill_value: Any,
 ) -> tuple[np.ndarray]:
+    if prod(indices.shape[:-1]) == 1 and not operand_batching_dims and operand.size:
+        # a single window: plain slicing, for programs that index one element after the other
+        where, inside = _one_window(indices, start_index_map, operand.shape, slice_sizes)
+        window_shape = _kept_sizes(slice_sizes, collapsed_slice_dims)
+        ones, sizes_left = iter(indices.shape[:-1]), iter(window_shape)
+        rank = len(offset_dims) + indices.ndim - 1
+        out_shape = [next(sizes_left) if d in offset_dims else next(ones) for d in range(rank)]
+        out_shape += operand.shape[len(slice_sizes) :]
+        if inside or mode != "fill":
+            return (np.array(operand[where], order="C").reshape(out_shape),)
+        fill = default_fill_value(operand.dtype) if fill_value is None else fill_value
+        return (np.full(out_shape, np.asarray(fill).astype(operand.dtype)),)
     extra = operand.ndim - len(slice_sizes)  # typed keys carry their base shape behind the logical dimensions
     shape = operand.shape[: len(slice_sizes)]
     sizes = slice_sizes
@@ -347,24 +377,21 @@ def _scatter_evaluate(
     sizes = [1] * logical
     for d, e in zip(kept, update_window_dims, strict=True):
         sizes[d] = updates.shape[e]
+    if prod(batch) == 1 and not operand_batching_dims:
+        where, inside = _one_window(indices, scatter_dims_to_operand_dims, shape, sizes)
+        if inside or mode == "clip":
+            value = values.reshape([*sizes, *base_shape])
+            if kind == "set":
+                out[where] = value
+            else:
+                with np.errstate(all="ignore"):
+                    out[where] = _COMBINE[kind](out[where], value)
+        return (out,)
     starts, valid = _starts(
         indices, shape, sizes, scatter_dims_to_operand_dims, operand_batching_dims, scatter_indices_batching_dims
     )
     if mode == "clip":
         valid = None
-    if prod(batch) == 1:
-        if valid is not None and not valid.all():
-            return (out,)
-        where = tuple(
-            slice(start, start + sizes[d]) for d in range(logical) for start in (int(starts[d].item()) if d in starts else 0,)
-        )
-        value = values.reshape([*sizes, *base_shape])
-        if kind == "set":
-            out[where] = value
-        else:
-            with np.errstate(all="ignore"):
-                out[where] = _COMBINE[kind](out[where], value)
-        return (out,)
     lead = len(starts)
     whole = max(starts, default=-1) < lead and sizes == [1] * lead + list(shape[lead:])
     if whole and (kind == "set" or unique_indices):
