@@ -3,7 +3,7 @@
 Importing it gives arrays their operators and methods.
 """
 
-# ruff: noqa: F401
+# ruff: noqa: F401, F405
 from __future__ import annotations
 
 import numpy as _np
@@ -132,6 +132,7 @@ from tracegrad.numpy.dtype_objects import (
 )
 from tracegrad.numpy.elementwise import *  # noqa: F403
 from tracegrad.numpy.functional import apply_along_axis, apply_over_axes, frompyfunc, ufunc, vectorize
+from tracegrad.numpy.functional import attach_methods as _attach_methods
 from tracegrad.numpy.grids import c_, index_exp, indices, ix_, meshgrid, mgrid, ogrid, r_, s_
 from tracegrad.numpy.padding import pad
 from tracegrad.numpy.polynomials import (
@@ -302,8 +303,19 @@ from tracegrad.numpy.ufuncs import (
     unwrap,
 )
 from tracegrad.numpy.windows import bartlett, blackman, hamming, hanning, kaiser
+from tracegrad.runtime import eager as _eager
 
 _array_methods.install()
+_attach_methods(
+    {
+        f.__name__: f
+        for f in (
+            add, subtract, multiply, divide, maximum, minimum, power, logical_and, logical_or, logical_xor, bitwise_and, bitwise_or,
+            bitwise_xor, logaddexp, logaddexp2, hypot, arctan2, floor_divide, remainder, equal, not_equal, less, greater,
+        )
+    },
+    {"add": sum, "multiply": prod, "maximum": max, "minimum": min, "logical_and": all, "logical_or": any},
+)  # fmt: skip
 globals().update(_SMALL_FLOATS)
 
 bool = bool_

@@ -217,8 +217,8 @@ def promote_types(a: Any, b: Any) -> Any:
     # Python's own types are weak, as its numbers are
     operands = tuple([(dtypes.to_dtype(d), isinstance(d, type) and d in (int, float, complex)) for d in (a, b)])
     if operands[0] == operands[1]:
-        return dtypes.canonicalize_dtype(operands[0][0])
-    return dtypes.canonicalize_dtype(dtypes._promote(operands, dtypes.config.enable_x64, False)[0])
+        return operands[0][0]
+    return dtypes._promote(operands, True, False)[0]
 
 
 def can_cast(from_: Any, to: Any, casting: Any = "safe") -> bool:
@@ -235,7 +235,7 @@ def canonical_dtype(name: str, dtype: Any) -> Any:
     if asked == float0:
         return asked
     found = dtypes.canonicalize_dtype(asked)
-    if found != asked:
+    if found != asked and dtype not in (int, float, complex):
         import warnings
 
         warnings.warn(

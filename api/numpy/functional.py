@@ -257,3 +257,26 @@ class ufunc:
 def frompyfunc(func: Callable[..., Any], /, nin: int, nout: int, *, identity: Any = None) -> ufunc:
     """A function of scalars as a ufunc."""
     return ufunc(func, nin, nout, identity=identity)
+
+
+def attach_methods(functions: dict[str, Callable[..., Any]], reductions: dict[str, Callable[..., Any]]) -> None:
+    """Give binary functions the methods of ufuncs: reduce, accumulate, at, outer. `reductions` are those with a primitive."""
+    for name, function in functions.items():
+        methods = ufunc(function, 2, 1, name=name, call=function)
+        reduce = reductions.get(name)
+        function.reduce = methods.reduce if reduce is None else _reducer(reduce)  # type: ignore[attr-defined]
+        function.accumulate = methods.accumulate  # type: ignore[attr-defined]
+        function.at = methods.at  # type: ignore[attr-defined]
+        function.outer = methods.outer  # type: ignore[attr-defined]
+        function.nin, function.nout, function.nargs = 2, 1, 2  # type: ignore[attr-defined]
+
+
+def _reducer(reduction: Callable[..., Any]) -> Callable[..., Any]:
+    def reduce(
+        a: Any, axis: Any = 0, dtype: Any = None, out: None = None, keepdims: bool = False, initial: Any = None, where: Any = None
+    ) -> Any:
+        """Combine the elements along an axis (0 by default)."""
+        options = {k: v for k, v in (("dtype", dtype), ("out", out), ("initial", initial), ("where", where)) if v is not None}
+        return reduction(a, axis=axis, keepdims=keepdims, **options)
+
+    return reduce

@@ -253,7 +253,9 @@ def stack_components(
 
     `axes[d]` tells which of the batch dimensions component d runs along (None: it is a scalar).
     """
-    dtype = index_dtype(list(components.values()), shape)
+    values = list(components.values())
+    single = len(values) == 1 and isinstance(values[0], Array)
+    dtype = type_of(values[0]).dtype if single else index_dtype(values, shape)
     dims = tuple(components)
     static = all(not isinstance(c, Array) for c in components.values())
     known = static and all(_inside(c, shape[d]) for d, c in components.items())

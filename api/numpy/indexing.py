@@ -275,13 +275,15 @@ def _to_result_shape(y: Any, shape: tuple[int, ...], name: str) -> Any:
 def _update_static(x: Any, parsed: Parsed, y: Any, kind: str, name: str) -> Any:
     shape = x.aval.shape
     entries = parsed.entries
-    y = _to_result_shape(y, _result_shape(parsed, shape, ()), name)
+    scalar = not shape_of(y)
+    if not scalar:
+        y = _to_result_shape(y, _result_shape(parsed, shape, ()), name)
     window = tuple([e.count if isinstance(e, Span) else 1 for e in entries])
     if 0 in window:
         return x
-    y = reshape_to(y, window)
+    y = broadcast_to_shape(y, window) if scalar else reshape_to(y, window)
     backwards = [d for d, e in enumerate(entries) if isinstance(e, Span) and e.step < 0 and e.count > 1]
-    if backwards:
+    if backwards and not scalar:
         y = ops.rev(y, backwards)
     starts = [e.ascending[0] if isinstance(e, Span) else e for e in entries]
     if window == shape:
@@ -296,11 +298,13 @@ def _scatter(x: Any, parsed: Parsed, y: Any, kind: str, mode: str, unique: bool,
     original_shape = x.aval.shape
     x, components, common = _plan(x, parsed, wrapping)
     shape = x.aval.shape
-    result_shape = _result_shape(parsed, shape, common)
-    y = _to_result_shape(y, result_shape, name)
-    # new axes do not exist in the array
-    y = reshape_to(y, _result_shape(Parsed(parsed.entries, [p for p in parsed.layout if p is not None], True), shape, common))
     layout = [p for p in parsed.layout if p is not None]
+    # new axes do not exist in the array
+    update_shape = _result_shape(Parsed(parsed.entries, layout, True), shape, common)
+    if shape_of(y):
+        y = reshape_to(_to_result_shape(y, _result_shape(parsed, shape, common), name), update_shape)
+    else:
+        y = broadcast_to_shape(y, update_shape)
     batch: list[int] = []
     axes: dict[int, Any] = {}
     window_dims: list[int] = []

@@ -68,11 +68,9 @@ def select(condlist: Any, choicelist: Any, default: Any = 0) -> Any:
     return out
 
 
-def clip(arr: Any = None, /, min: Any = None, max: Any = None, *, a: Any = None, a_min: Any = None, a_max: Any = None) -> Any:
+def clip(arr: Any = None, /, min: Any = None, max: Any = None) -> Any:
     """`arr` brought into [min, max]; NaN stays. Either bound may be left out."""
-    arr = a if arr is None else arr
-    low = a_min if min is None else min
-    high = a_max if max is None else max
+    low, high = min, max
     if arr is None:
         raise ValueError("At least one input must be provided to clip.")
     values = [as_value("clip", v, n) for v, n in ((arr, "arr"), (low, "min"), (high, "max")) if v is not None]
