@@ -22,6 +22,17 @@ from tracegrad.tracer.control_flow import scan as scan
 from tracegrad.tracer.control_flow import switch as switch
 from tracegrad.tracer.control_flow import while_loop as while_loop
 from tracegrad.tracer.pytree import tree_flatten as _flatten
+from tracegrad.transforms.collectives import all_gather as all_gather
+from tracegrad.transforms.collectives import all_to_all as all_to_all
+from tracegrad.transforms.collectives import axis_index as axis_index
+from tracegrad.transforms.collectives import axis_size as axis_size
+from tracegrad.transforms.collectives import pmax as pmax
+from tracegrad.transforms.collectives import pmean as pmean
+from tracegrad.transforms.collectives import pmin as pmin
+from tracegrad.transforms.collectives import ppermute as ppermute
+from tracegrad.transforms.collectives import pshuffle as pshuffle
+from tracegrad.transforms.collectives import psum as psum
+from tracegrad.transforms.collectives import psum_scatter as psum_scatter
 
 
 def optimization_barrier(operand: Any, /) -> Any:
