@@ -62,9 +62,9 @@ def loop_operand(ctx: Context, atom: Atom) -> Form:
 
 
 class Carry:
-    """The carried values of a loop: scalars for small ones, a buffer for each large one."""
+    """The carried values of a loop: scalars for small ones, a buffer for each large one, apart from what the loop is `reading`."""
 
-    def __init__(self, ctx: Context, atoms: Sequence[Atom], outs: Sequence[Var]):
+    def __init__(self, ctx: Context, atoms: Sequence[Atom], outs: Sequence[Var], reading: set[Any]):
         self.ctx = ctx
         self.types = [a.type for a in atoms]
         self.views: list[View | None] = []
@@ -73,7 +73,7 @@ class Carry:
         # registers first: what is computed from memory must be read before that memory becomes a carry
         small = [a.type.size == 0 or ctx.in_registers(a.type) for a in atoms]
         elements = [ctx.elements(a) if s and a.type.size else [] for a, s in zip(atoms, small)]
-        taken: set[Any] = set()
+        taken = set(reading)
         for atom, out, s, found in zip(atoms, outs, small, elements):
             if s:
                 self.views.append(None)
@@ -81,7 +81,7 @@ class Carry:
                 self.counts.append(len(found))
                 continue
             view = ctx.own(atom, out)
-            if view.buffer in taken:  # two carries that start as one array
+            if view.buffer in taken:  # two carries that start as one array, or one as part of an array that is read
                 copy = ctx.temporary(atom.type)
                 ctx.fill(copy, view)
                 view = copy
@@ -198,7 +198,7 @@ def lower_scan(ctx: Context, eqn: Equation) -> None:
     stacked = [v if v.is_dense else ctx.temporary(v.type) for v in stacked]
     for v in stacked:
         ctx.before_overwrite(v.buffer)
-    carry = Carry(ctx, carry_atoms, outs[:n])
+    carry = Carry(ctx, carry_atoms, outs[:n], _buffers(consts) | _buffers(xs))
     if length == 0:
         _define_carry(ctx, carry, outs[:n], carry.inits)
         for v, view in zip(outs[n:], stacked):
@@ -251,8 +251,8 @@ def lower_while(ctx: Context, eqn: Equation) -> None:
     b = ctx.b
     cond_consts = [loop_operand(ctx, a) for a in cond_atoms]
     body_consts = [loop_operand(ctx, a) for a in body_atoms]
-    carry = Carry(ctx, carry_atoms, eqn.outputs)
     kept = _buffers(cond_consts) | _buffers(body_consts)
+    carry = Carry(ctx, carry_atoms, eqn.outputs, kept)
 
     def head(params: list[Value]) -> Value:
         inner = body_context(ctx, p["cond"], kept | set(carry.buffers), ())
