@@ -181,7 +181,7 @@ def _promote(operands: tuple[tuple[Any, bool], ...], x64: bool, strict: bool) ->
     if any(isinstance(d, KeyDType) for d in dtypes):
         if len(dtypes) == 1:
             return next(iter(dtypes)), False
-        raise TypePromotionError(f"random keys do not mix with other dtypes: {', '.join(sorted(map(str, dtypes)))}")
+        raise TypeError(f"random keys have no arithmetic and do not mix with other dtypes: {', '.join(sorted(map(str, dtypes)))}")
     if float0 in dtypes:
         if len(dtypes) == 1:
             return float0, False
