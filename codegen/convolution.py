@@ -23,12 +23,14 @@ from typing import Any
 import numpy as np
 
 from tracegrad.codegen.kernel import Buffer, Kernel, Value
-from tracegrad.codegen.library import Routine, blas_symbol, lower_by
+from tracegrad.codegen.library import Routine, blas_symbol, lower_by, one_thread
 from tracegrad.ir.contractions import accumulation_dtype, conv_general_dilated_p, dilated_size
 from tracegrad.ir.types import ArrayType
 
 PIECE = 1 << 18
 """How many elements of patches are multiplied at once."""
+THREADED = 1_000_000_000
+"""From this many multiplications on, BLAS may use its threads, on larger pieces."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,12 @@ def conv_routine(
     names = ("in0", "in1", "out0", "scratch")
     k = Kernel(f"tg_conv_{tag}", dict.fromkeys(names, "ptr"), noalias=names)
     conv = _Convolution(k, lhs, rhs, out, params)
-    conv.emit()
+    if conv.work < THREADED:
+        with one_thread(k):
+            conv.emit()
+    else:
+        conv.piece = PIECE * 8
+        conv.emit()
     return Routine(k, conv.scratch.used)
 
 
@@ -170,7 +177,9 @@ class _Convolution:
                     source_dilation,
                 )
             )
+        self.piece = PIECE
         self.columns = self.lhs_spec[1] < self.lhs_spec[0]
+        self.work = out.size * self.fan_in * prod(a.window for a in self.axes)
         self.positions, self.window = prod(a.positions for a in self.axes), prod(a.window for a in self.axes)
 
     # ------------------------------------------------------------------------------------------------------------ operands
@@ -427,7 +436,7 @@ class _Convolution:
         steps_total = outer * head
         width = prod(others) * inner
         rest = prod(firsts[1:])
-        piece = max(1, min(steps_total, PIECE // max(1, rest * width)))
+        piece = max(1, min(steps_total, self.piece // max(1, rest * width)))
         patches = self.scratch.take(self.dtype, piece * rest * width)
         k = self.k
         with k.loop(0, steps_total, piece) as begin:

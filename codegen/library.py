@@ -6,12 +6,16 @@ External functions are known by symbols (`tg.lapack.dpotrf`), which the runtime 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
 
 from tracegrad.codegen.kernel import Kernel
+
+THREADS = "tg.threads.set"
+"""`int (int)`: sets how many threads BLAS uses, and gives the old number."""
 
 _LETTERS = {"float32": "s", "float64": "d", "complex64": "c", "complex128": "z"}
 
@@ -24,6 +28,30 @@ def lapack_symbol(name: str, dtype: Any) -> str:
 def blas_symbol(name: str, dtype: Any) -> str:
     """The symbol of a BLAS routine, named without its letter."""
     return f"tg.blas.{_LETTERS[np.dtype(dtype).name]}{name}"
+
+
+@contextmanager
+def one_thread(k: Kernel) -> Iterator[None]:
+    """BLAS and LAPACK called in the block use one thread.
+
+    OpenBLAS divides even small products evenly among its threads and waits for the last of them. When another process has one of
+    the cores that costs a time slice of the scheduler: factorizing 50 rows took 28 ms instead of 0.2. Two threads that do this
+    at once may leave BLAS with more threads than either wanted for the moment, never with fewer in the end.
+    """
+    old = k.call(THREADS, [k.value(1, "i32")], "i32")
+    assert old is not None
+    yield
+    with k.if_(old > 1):
+        k.call(THREADS, [old], "i32")
+
+
+THREADED_SIZE = 512
+"""From this many rows or columns on, LAPACK may use the threads of BLAS."""
+
+
+def threads_for(k: Kernel, size: int) -> AbstractContextManager[None]:
+    """One thread for factorizations of matrices that are not large."""
+    return one_thread(k) if size < THREADED_SIZE else nullcontext()
 
 
 def fft_symbol(name: str, real: Any) -> str:

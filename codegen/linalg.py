@@ -27,7 +27,7 @@ from tracegrad.codegen.lapack import (
     transpose,
     vector_of,
 )
-from tracegrad.codegen.library import Routine, blas_symbol, lapack_symbol, lower_by
+from tracegrad.codegen.library import THREADED_SIZE, Routine, blas_symbol, lapack_symbol, lower_by, threads_for
 from tracegrad.codegen.spectral import eig_routine, eigh_routine, schur_routine, svd_routine
 from tracegrad.ir import linalg as ops
 from tracegrad.ir.types import ArrayType
@@ -44,7 +44,7 @@ LOOPED = 16
 def cholesky_routine(x: ArrayType) -> Routine:
     batch, n, dtype = batch_size(x.shape), x.shape[-1], x.dtype
     k = start("cholesky", 1, 1, dtype, batch, n)
-    with k.loop(0, batch) as b:
+    with threads_for(k, n if n > 12 else THREADED_SIZE), k.loop(0, batch) as b:
         a, out = matrix_of(k, k["in0"], dtype, b, n, n), matrix_of(k, k["out0"], dtype, b, n, n)
         if n <= UNROLLED:
             _cholesky_unrolled(k, a, out, n)
@@ -130,7 +130,7 @@ def lu_routine(x: ArrayType) -> Routine:
     size = min(m, n)
     k = start("lu", 1, 3, dtype, batch, m, n)
     (work,), scratch = scratch_buffers(k, [(dtype, m * n if size > LOOPED else 0)])
-    with k.loop(0, batch) as b:
+    with threads_for(k, max(m, n) if size > LOOPED else THREADED_SIZE), k.loop(0, batch) as b:
         a, out = matrix_of(k, k["in0"], dtype, b, m, n), matrix_of(k, k["out0"], dtype, b, m, n)
         pivots = vector_of(k, k["out1"], np.int32, b, size)
         permutation = vector_of(k, k["out2"], np.int32, b, m)
@@ -241,7 +241,7 @@ def triangular_solve_routine(
     others = columns if left_side else rows
     needs_copy = n > LOOPED and conjugate and not transpose_a
     (conjugated,), scratch = scratch_buffers(k, [(dtype, n * n if needs_copy else 0)])
-    with k.loop(0, batch) as i:
+    with threads_for(k, n if n > LOOPED else THREADED_SIZE), k.loop(0, batch) as i:
         matrix, side = matrix_of(k, k["in0"], dtype, i, n, n), matrix_of(k, k["in1"], dtype, i, rows, columns)
         out = matrix_of(k, k["out0"], dtype, i, rows, columns)
 
@@ -365,7 +365,7 @@ def qr_routine(x: ArrayType, *, full_matrices: bool) -> Routine:
     lwork = 64 * max(m, n)
     (lq, taus, work), scratch = scratch_buffers(k, [(dtype, m * max(n, columns)), (dtype, size), (dtype, lwork)])
     f = Arguments(k)
-    with k.loop(0, batch) as b:
+    with threads_for(k, max(m, n)), k.loop(0, batch) as b:
         a = matrix_of(k, k["in0"], dtype, b, m, n)
         q, r = matrix_of(k, k["out0"], dtype, b, m, columns), matrix_of(k, k["out1"], dtype, b, columns, n)
         # by columns the matrix is a^T = L Q', so a = Q'^T L^T
@@ -395,7 +395,7 @@ def householder_product_routine(a: ArrayType, taus: ArrayType) -> Routine:
     lwork = 64 * n
     (factors, work), scratch = scratch_buffers(k, [(dtype, count), (dtype, lwork)])
     f = Arguments(k)
-    with k.loop(0, batch) as b:
+    with threads_for(k, m), k.loop(0, batch) as b:
         source, out = matrix_of(k, k["in0"], dtype, b, m, n), matrix_of(k, k["out0"], dtype, b, m, n)
         given = vector_of(k, k["in1"], dtype, b, count)
         copy_elements(k, source, out, m * n)

@@ -18,7 +18,7 @@ from tracegrad.codegen.lapack import (
     transpose,
     vector_of,
 )
-from tracegrad.codegen.library import Routine, lapack_symbol
+from tracegrad.codegen.library import Routine, lapack_symbol, threads_for
 from tracegrad.ir import linalg as ops
 from tracegrad.ir.types import ArrayType
 
@@ -34,7 +34,7 @@ def eigh_routine(x: ArrayType, *, lower: bool) -> Routine:
     sizes = [(dtype, n * n), (dtype, lwork), (real, lrwork), (np.int32, liwork)]
     (z, work, rwork, iwork), scratch = scratch_buffers(k, sizes)
     f = Arguments(k)
-    with k.loop(0, batch) as b:
+    with threads_for(k, n), k.loop(0, batch) as b:
         a, v = matrix_of(k, k["in0"], dtype, b, n, n), matrix_of(k, k["out0"], dtype, b, n, n)
         w = vector_of(k, k["out1"], real, b, n)
         copy_elements(k, a, z, n * n)
@@ -66,7 +66,7 @@ def eig_routine(x: ArrayType, *, compute_left: bool, compute_right: bool) -> Rou
     f = Arguments(k)
     outs = ["out1"] if compute_left != compute_right else ["out1", "out2"]
     wanted = [(vl, compute_left), (vr, compute_right)]
-    with k.loop(0, batch) as b:
+    with threads_for(k, n), k.loop(0, batch) as b:
         source = matrix_of(k, k["in0"], dtype, b, n, n)
         values = vector_of(k, k["out0"], wide, b, n)
         transpose(k, source, a.shifted(0, (n, 1)), n, n)
@@ -127,7 +127,7 @@ def svd_routine(x: ArrayType, *, full_matrices: bool, compute_uv: bool) -> Routi
     (a, work, rwork, iwork), scratch = scratch_buffers(k, [(dtype, m * n), (dtype, lwork), (real, lrwork), (np.int32, 8 * size)])
     f = Arguments(k)
     u_columns, v_rows = (m, n) if full_matrices else (size, size)
-    with k.loop(0, batch) as b:
+    with threads_for(k, larger), k.loop(0, batch) as b:
         source = matrix_of(k, k["in0"], dtype, b, m, n)
         s = vector_of(k, k["out0"], real, b, size)
         targets = [(s, size)]
@@ -169,7 +169,7 @@ def schur_routine(x: ArrayType) -> Routine:
     sizes = [(dtype, n * n), (dtype, n * n), (dtype, n), (dtype, n), (dtype, lwork), (real, n), (np.int32, n)]
     (a, vs, wr, wi, work, rwork, bwork), scratch = scratch_buffers(k, sizes)
     f = Arguments(k)
-    with k.loop(0, batch) as b:
+    with threads_for(k, n), k.loop(0, batch) as b:
         source = matrix_of(k, k["in0"], dtype, b, n, n)
         t, z = matrix_of(k, k["out0"], dtype, b, n, n), matrix_of(k, k["out1"], dtype, b, n, n)
         transpose(k, source, a.shifted(0, (n, 1)), n, n)

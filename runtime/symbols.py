@@ -1,6 +1,7 @@
 """From the symbols in object code to addresses: BLAS, LAPACK, FFT and special functions of NumPy and SciPy, the C library.
 
     tg.blas.sgemm, tg.lapack.dpotrf      routines in scipy.linalg.cython_blas and cython_lapack (Fortran's conventions)
+    tg.threads.set                       sets how many threads BLAS uses
     tg.fft.d.rfft_n_even                 the inner loop of NumPy's pocketfft ufunc, f64 ("d") or f32 ("s")
     tg.fft.d.fft.data                    the datum that belongs to the loop
     tg.special.gammaln...                a function of scipy.special.cython_special, by its C name there
@@ -49,6 +50,19 @@ def _blas(name: str) -> int:
     from scipy.linalg import cython_blas
 
     return _capsule_address(cython_blas, name)
+
+
+def _threads(name: str) -> int:
+    """`int set(int)` that sets how many threads BLAS uses and gives the old number, which OpenBLAS has; else a function without effect."""
+    from scipy.linalg import cython_blas
+
+    library = ctypes.CDLL(cython_blas.__file__)  # a look-up in it searches the BLAS that it is linked with, too
+    for prefix in ("", "scipy_"):
+        try:
+            return int(ctypes.cast(library[f"{prefix}openblas_set_num_threads_local"], ctypes.c_void_p).value or 0)
+        except AttributeError:
+            continue
+    return _c("abs")  # of 1 it gives 1: "there was one thread before"
 
 
 def _lapack(name: str) -> int:
@@ -101,7 +115,9 @@ def _fft_ufunc(name: str) -> tuple[Any, Any]:
     offset = object.__basicsize__ - 16
     head = _UfuncHead.from_address(id(ufunc) + offset)
     if (head.nin, head.nout, head.nargs, head.ntypes) != (ufunc.nin, ufunc.nout, ufunc.nargs, ufunc.ntypes):
-        raise SymbolError(f"NumPy {np.__version__} lays out its FFT functions differently than expected; compiled FFTs cannot be used with it")
+        raise SymbolError(
+            f"NumPy {np.__version__} lays out its FFT functions differently than expected; compiled FFTs cannot be used with it"
+        )
     return head, ufunc
 
 
@@ -134,4 +150,12 @@ def register(name: str, pointer: int) -> str:
     return f"tg.runtime.{name}"
 
 
-_FINDERS = {"blas": _blas, "lapack": _lapack, "fft": _fft, "special": _special, "runtime": _REGISTERED.__getitem__, "c": _c}
+_FINDERS = {
+    "blas": _blas,
+    "threads": _threads,
+    "lapack": _lapack,
+    "fft": _fft,
+    "special": _special,
+    "runtime": _REGISTERED.__getitem__,
+    "c": _c,
+}
