@@ -37,7 +37,9 @@ def argument(text: str) -> Any:
         try:
             return _types_inside(ast.literal_eval(quoted))
         except (ValueError, SyntaxError):
-            raise SystemExit(f"tracegrad show: cannot read the argument {text!r}: expected a type such as f32[3,4] or a literal") from None
+            raise SystemExit(
+                f"tracegrad show: cannot read the argument {text!r}: expected a type such as f32[3,4] or a literal"
+            ) from None
 
 
 def _as_type(text: str) -> ShapeDtypeStruct | None:

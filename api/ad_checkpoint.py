@@ -1,0 +1,9 @@
+"""Rematerialization, under the names of `jax.ad_checkpoint`."""
+
+from __future__ import annotations
+
+from tracegrad.transforms.checkpoint import checkpoint as checkpoint
+from tracegrad.transforms.checkpoint import checkpoint_name as checkpoint_name
+from tracegrad.transforms.checkpoint import checkpoint_policies as checkpoint_policies
+from tracegrad.transforms.checkpoint import print_saved_residuals as print_saved_residuals
+from tracegrad.transforms.checkpoint import remat as remat

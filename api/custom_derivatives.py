@@ -1,0 +1,12 @@
+"""Custom derivatives, under the names of `jax.custom_derivatives`."""
+
+from __future__ import annotations
+
+from tracegrad.transforms.custom import CustomVJPPrimal as CustomVJPPrimal
+from tracegrad.transforms.custom import SymbolicZero as SymbolicZero
+from tracegrad.transforms.custom import closure_convert as closure_convert
+from tracegrad.transforms.custom import custom_gradient as custom_gradient
+from tracegrad.transforms.custom import custom_jvp as custom_jvp
+from tracegrad.transforms.custom import custom_vjp as custom_vjp
+from tracegrad.transforms.zero import Zero as Zero
+from tracegrad.transforms.zero import is_zero as is_zero

@@ -1,0 +1,123 @@
+"""Where arrays are: on the one device, the CPU. Moving them there and back, and waiting for them, under JAX's names."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from tracegrad.ir.array import Array
+from tracegrad.numpy import asarray
+from tracegrad.runtime.array import ArrayImpl
+from tracegrad.runtime.devices import CPU, CpuDevice, SingleDeviceSharding
+from tracegrad.tracer.pytree import tree_leaves, tree_map
+
+
+def _check_backend(backend: str | None) -> None:
+    if backend not in (None, "cpu"):
+        raise RuntimeError(f"Unknown backend {backend!r}. There is one: 'cpu'.")
+
+
+def devices(backend: str | None = None) -> list[CpuDevice]:
+    """All devices: the CPU. Raises RuntimeError for another backend."""
+    _check_backend(backend)
+    return [CPU]
+
+
+def local_devices(process_index: int | None = None, backend: str | None = None, host_id: int | None = None) -> list[CpuDevice]:
+    """The devices of this process: the CPU."""
+    _check_backend(backend)
+    if process_index not in (None, 0):
+        raise ValueError(f"Unknown process_index {process_index}; there is one process, number 0")
+    return [CPU]
+
+
+def device_count(backend: str | None = None) -> int:
+    return len(devices(backend))
+
+
+def local_device_count(backend: str | None = None) -> int:
+    return len(devices(backend))
+
+
+def default_backend() -> str:
+    """The platform that programs run on: "cpu"."""
+    return "cpu"
+
+
+def process_index(backend: str | None = None) -> int:
+    return 0
+
+
+def process_count(backend: str | None = None) -> int:
+    return 1
+
+
+def process_indices(backend: str | None = None) -> list[int]:
+    return [0]
+
+
+def _check_device(name: str, device: Any) -> None:
+    if device is None or device == "cpu" or isinstance(device, (CpuDevice, SingleDeviceSharding)):
+        return
+    if hasattr(device, "device_set") or hasattr(device, "mesh"):
+        return
+    raise ValueError(f"{name}: {device!r} is not a device or a sharding of this machine; there is {CPU!r}")
+
+
+def device_put(x: Any, device: Any = None, *, src: Any = None, donate: Any = False, may_alias: Any = None) -> Any:
+    """`x`, a pytree, with each leaf an array on the device.
+
+    device: None, a device or a sharding (all of them mean the CPU), or a pytree of them. Raises ValueError for another device, TypeError
+    for a leaf that is not an array or a number.
+    """
+    for d in tree_leaves(device):
+        _check_device("device_put", d)
+
+    def put(leaf: Any) -> Any:
+        if isinstance(leaf, Array):
+            return leaf
+        if not isinstance(leaf, (np.ndarray, np.generic, bool, int, float, complex)) and not hasattr(leaf, "__jax_array__"):
+            raise TypeError(f"device_put: {leaf!r:.200} of type {type(leaf).__name__} is not an array or a number")
+        return asarray(leaf)
+
+    return tree_map(put, x)
+
+
+def device_get(x: Any) -> Any:
+    """`x`, a pytree, with each array as a NumPy array (read-only, without a copy); other leaves stay as they are."""
+    return tree_map(lambda leaf: np.asarray(leaf) if hasattr(leaf, "__array__") else leaf, x)
+
+
+def block_until_ready(x: Any) -> Any:
+    """`x`, a pytree, when all its arrays are computed: at once, for results are always complete."""
+    for leaf in tree_leaves(x):
+        wait = getattr(leaf, "block_until_ready", None)
+        if wait is not None:
+            wait()
+    return x
+
+
+def copy_to_host_async(x: Any) -> Any:
+    """`x`: arrays are in the host's memory."""
+    return x
+
+
+def effects_barrier() -> None:
+    """Wait for the side effects of programs that are running: there are none, for a call returns when its effects are done."""
+
+
+def live_arrays(platform: str | None = None) -> list[ArrayImpl]:
+    """All arrays that are alive and not deleted."""
+    _check_backend(platform)
+    return [x for x in gc.get_objects() if type(x) is ArrayImpl]
+
+
+@contextmanager
+def default_device(device: Any = None) -> Iterator[None]:
+    """Context manager: make new arrays on `device`, the CPU. Raises ValueError for another one."""
+    _check_device("default_device", device)
+    yield
