@@ -16,7 +16,7 @@ import numpy as np
 from tracegrad.codegen import scalars
 from tracegrad.codegen.builder import Builder
 from tracegrad.codegen.elementwise import lazy_map, waits
-from tracegrad.codegen.library import blas_symbol
+from tracegrad.codegen.library import blas_symbol, on_one_thread
 from tracegrad.codegen.loop_ir import Index
 from tracegrad.codegen.nests import Space, open_loops
 from tracegrad.codegen.reductions import Reduction, combine, flatten, identity, tree, unflatten
@@ -313,6 +313,10 @@ def _one(dtype: Any, b: Builder, value: float) -> Any:
     return b.constant_pointer(kind, value)
 
 
+ONE_THREAD = 200**3
+"""Products of up to so many multiplications use one thread: two are no faster there, and cost a time slice on a busy machine."""
+
+
 def _gemm(ctx: Context, a: View, c: View, target: View) -> None:
     """Fortran sees the transposes: C^T = B^T A^T."""
     b = ctx.b
@@ -322,8 +326,11 @@ def _gemm(ctx: Context, a: View, c: View, target: View) -> None:
     trans_c, ldc, pc = _operand(b, c)
     scalars_each = 2 if dtype.kind == "c" else 1
     number = lambda value: b.constant_pointer("i32", value)
+    symbol = blas_symbol("gemm", dtype)
+    if m * n * k <= ONE_THREAD:
+        symbol = on_one_thread(ctx.lowering.function, symbol, 13)
     b.call(
-        blas_symbol("gemm", dtype),
+        symbol,
         [
             b.constant_pointer("i8", ord(trans_c)),
             b.constant_pointer("i8", ord(trans_a)),
