@@ -74,7 +74,7 @@ class ArrayImpl(Array):
 
     def __reduce__(self) -> Any:
         dtype = self.aval.dtype
-        return _restore, (np.ascontiguousarray(self._np), self.aval.weak, dtype.impl if isinstance(dtype, KeyDType) else None)
+        return _restore, (np.asarray(self._np, order="C"), self.aval.weak, dtype.impl if isinstance(dtype, KeyDType) else None)
 
     def __copy__(self) -> ArrayImpl:
         return wrap(self._np.copy(), self.aval)

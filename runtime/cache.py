@@ -137,7 +137,7 @@ def _encode(entry: Compiled, name: str, program: Program) -> bytes:
     for x in entry.constants:
         same = next((i for i, c in enumerate(captured) if c is x), None)
         if same is None:
-            x = np.ascontiguousarray(x)
+            x = np.asarray(x, order="C")
             constants.append([SHORT_NAMES[x.dtype], list(x.shape), len(blobs)])
             blobs.append(x.tobytes())
         else:
