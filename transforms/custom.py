@@ -68,7 +68,7 @@ class _Custom:
 
     def __init__(self, fun: Callable[..., Any], nondiff_argnums: Sequence[int] = (), nondiff_argnames: Sequence[str] = ()):
         check_callable(fun, self.what)
-        functools.update_wrapper(self, fun, updated=())
+        functools.update_wrapper(self, fun, updated=())  # type: ignore[arg-type]
         self.fun = fun
         self.__name__ = name_of(fun)
         if isinstance(nondiff_argnums, int):
@@ -86,6 +86,9 @@ class _Custom:
             if name not in order:
                 raise ValueError(f"{self.what}: nondiff_argnames names {name!r}, but {self.__name__} takes {', '.join(order)}")
         return [order.index(name) for name in names]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        raise NotImplementedError
 
     def __get__(self, instance: Any, owner: Any = None) -> Any:
         return self if instance is None else functools.partial(self, instance)
@@ -146,6 +149,7 @@ class _Application:
     """A custom function for one structure of arguments: the flat function and its flat rule."""
 
     __slots__ = ("custom", "nondiff", "in_tree", "flat", "rule", "positions")
+    rule: DerivativeRule
 
     def __init__(self, custom: Any, in_tree: TreeDef, nondiff: tuple[Any, ...], n: int):
         self.custom = custom

@@ -77,14 +77,14 @@ class _Applied:
 
     def batch(self, axis: Axis, args: Sequence[Any], dims: Sequence[int | None]) -> tuple[Any, Any]:
         def fun(*values: Any) -> list[Any]:
-            return at_front(*batch_flat(self.fun, axis, values, dims), axis)
+            return at_front(batch_flat(self.fun, axis, values, dims), axis)
 
         outs = apply_custom(self.primitive, fun, batched(self.primitive, self.custom_rule, axis, tuple(dims)), args)
         return outs, [0] * len(outs)
 
 
-def at_front(values: Sequence[Any], dims: Sequence[int | None], axis: Axis) -> list[Any]:
-    return [to_dim(x, d, 0, axis.size) for x, d in zip(values, dims)]
+def at_front(batch: tuple[Sequence[Any], Sequence[int | None]], axis: Axis) -> list[Any]:
+    return [to_dim(x, d, 0, axis.size) for x, d in zip(*batch)]
 
 
 def without_captured(rule: DerivativeRule, n: int) -> DerivativeRule:
@@ -149,7 +149,7 @@ def _batched_jvp(rule: DerivativeRule, axis: Axis, dims: tuple[int | None, ...])
             return [*outs, *[t for t in out_dots if type(t) is not Zero]]
 
         args = [*primals, *[t for t, _ in live]]
-        results = at_front(*batch_flat(one, axis, args, [*dims, *[d for _, d in live]]), axis)
+        results = at_front(batch_flat(one, axis, args, [*dims, *[d for _, d in live]]), axis)
         outs, dots = results[: len(nonzero)], iter(results[len(nonzero) :])
         return outs, [next(dots) if nz else Zero(tangent_type(type_of(x))) for nz, x in zip(nonzero, outs)]
 
@@ -168,7 +168,7 @@ def _batched_vjp(rule: DerivativeRule, axis: Axis, dims: tuple[int | None, ...])
             return [*outs, *residuals]
 
         values, found = batch_flat(one, axis, primals, dims)
-        outs = at_front(values[:n_outs], found[:n_outs], axis)
+        outs = at_front((values[:n_outs], found[:n_outs]), axis)
         return outs, values[n_outs:], (token, tuple(found[n_outs:]))
 
     def bwd(residuals: Sequence[Any], cts: Sequence[Any], token: Any) -> list[Any]:

@@ -193,9 +193,9 @@ def _plan(split: Split, num_consts: int, num_carry: int) -> _Plan:
         if atom in stored or atom in invariant:
             was_stored = atom in stored
             stored.discard(atom)
-            equations = rebuild(atom, 3)
-            if equations is not None:
-                rebuilt.update(equations)
+            found = rebuild(atom, 3)
+            if found is not None:
+                rebuilt.update(found)
             elif was_stored:
                 stored.add(atom)
 
@@ -398,14 +398,14 @@ def _scan_transpose(cts: Sequence[Any], inputs: Sequence[Any], **params: Any) ->
         *chosen(cts[nk:], ys_nz),
         **_params(params, step, n_res_consts, n_carry + n_acc, not params["reverse"]),
     )
-    ct_carry, ct_consts, ct_xs = (iter(g) for g in _regrouped(outs, n_carry, n_acc))
+    of_carry, of_consts, of_xs = (iter(g) for g in _regrouped(outs, n_carry, n_acc))
     flags = iter(consts_nz + carry_nz + xs_nz)
     results: list[Any] = []
     for i, x in enumerate(inputs):
         if type(x) is not Linear:
             results.append(None)
             continue
-        group = ct_consts if i < nc else ct_carry if i < nc + nk else ct_xs
+        group = of_consts if i < nc else of_carry if i < nc + nk else of_xs
         results.append(next(group) if next(flags) else Zero(tangent_type(x.type)))
     return results
 
