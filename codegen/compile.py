@@ -47,7 +47,8 @@ def compile_program(
     target = targets.host() if target is None else target
     function, constants, callbacks = lower_program(program, name)
     arena = plan_arena(function)
-    symbol = "tg." + "".join(c if c.isalnum() or c in "._" else "_" for c in name)
+    # No dots: names with dots are those of library routines and elementary functions.
+    symbol = "tg." + "".join(c if c.isascii() and c.isalnum() else "_" for c in name)
     writer = Writer(function, symbol, target.attributes)
     text = writer.module()
     texts: dict[str, str] = {}
