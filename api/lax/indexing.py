@@ -12,9 +12,11 @@ import numpy as np
 from tracegrad.ir import elementwise
 from tracegrad.ir import indexing as ops
 from tracegrad.ir.bind import type_of
+from tracegrad.ir.reductions import reduce_max
 from tracegrad.ir.structural import concatenate, reshape
 from tracegrad.ir.types import is_integer
 from tracegrad.lax.operands import as_shape, axis_in, same_dtypes, value
+from tracegrad.tracer.control_flow import fori_loop
 
 
 class GatherDimensionNumbers(NamedTuple):
@@ -148,25 +150,16 @@ def scatter_apply(
     unique_indices: bool = False,
     mode: str | GatherScatterMode | None = None,
 ) -> Any:
-    """The operand with `func` (elementwise) applied at the positions named, once each however often they are named."""
+    """The operand with `func` (elementwise) applied at the positions named, as often as they are named."""
     from tracegrad.lax.structural import full, full_like
 
     x = value("scatter_apply", operand)
-    marks = full(tuple(update_shape), True, np.bool_)
-    touched = ops.scatter(
-        elementwise.convert_element_type(full_like(x, 0, np.int32), np.dtype(np.int32)),
-        value("scatter_apply", scatter_indices, 1),
-        elementwise.convert_element_type(marks, np.dtype(np.int32)),
-        kind="max",
-        update_window_dims=dimension_numbers.update_window_dims,
-        inserted_window_dims=dimension_numbers.inserted_window_dims,
-        scatter_dims_to_operand_dims=dimension_numbers.scatter_dims_to_operand_dims,
-        operand_batching_dims=dimension_numbers.operand_batching_dims,
-        scatter_indices_batching_dims=dimension_numbers.scatter_indices_batching_dims,
-        mode=_SCATTER[GatherScatterMode.from_any(mode)],
-        unique_indices=unique_indices,
-    )
-    return elementwise.select(elementwise.ne(touched, 0), func(x), x)
+    zeros = full_like(x, 0, np.int32)
+    times = scatter_add(zeros, scatter_indices, full(tuple(update_shape), 1, np.int32), dimension_numbers, mode=mode)
+    if unique_indices:
+        return elementwise.select(elementwise.ne(times, 0), func(x), x)
+    most = reduce_max(times, range(type_of(times).ndim)) if type_of(times).size else np.int32(0)
+    return fori_loop(0, most, lambda i, x: elementwise.select(elementwise.gt(times, i), func(x), x), x)
 
 
 def index_take(src: Any, idxs: Sequence[Any], axes: Sequence[int]) -> Any:
