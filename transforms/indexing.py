@@ -31,7 +31,8 @@ from tracegrad.transforms.zero import Linear, Zero, is_zero
 Dims = Sequence[Any]  # for each operand an int, or None if it is not batched
 Batched = tuple[Sequence[Any], Sequence[int]]
 
-SCATTER_MODE = {"fill": "drop", "clip": "clip", "promise_in_bounds": "promise_in_bounds"}
+# The promise of x[i] may be broken: what was read at a clamped position has no derivative.
+SCATTER_MODE = {"fill": "drop", "clip": "clip", "promise_in_bounds": "drop"}
 GATHER_MODE = {"drop": "fill", "clip": "clip", "promise_in_bounds": "promise_in_bounds"}
 
 

@@ -298,7 +298,7 @@ def floor_divide(x1: Any, x2: Any, /) -> Any:
     if dtype in COMPLEX:
         raise TypeError("floor_divide does not accept complex numbers")
     by_zero = ops.eq(x2, dtype.type(0))
-    return keep_weak(ops.select(by_zero, bind1(prims.div_p, x1, x2), _float_divmod(x1, x2)[0]), weak)
+    return keep_weak(ops.select(by_zero, ops.stop_gradient(bind1(prims.div_p, x1, x2)), _float_divmod(x1, x2)[0]), weak)
 
 
 def _bools_as_integers(*xs: Any) -> list[Any]:

@@ -29,7 +29,7 @@ from tracegrad.numpy.promotion import (
 )
 from tracegrad.numpy.shape import reshape_to
 
-GATHER_MODES = {None: "clip", "clip": "clip", "fill": "fill", "drop": "fill", "promise_in_bounds": "promise_in_bounds"}
+GATHER_MODES = {None: "promise_in_bounds", "clip": "clip", "fill": "fill", "drop": "fill", "promise_in_bounds": "promise_in_bounds"}
 SCATTER_MODES = {None: "drop", "drop": "drop", "fill": "drop", "clip": "clip", "promise_in_bounds": "promise_in_bounds"}
 
 
@@ -53,7 +53,7 @@ def getitem(x: Any, index: Any) -> Any:
             rest = shape[1:]
             part = x if n == 1 else ops.slice(x, (i, *(0,) * len(rest)), (i + 1, *rest))
             return ops.reshape(part, rest)
-    return _get(x, index, "clip", None, True)
+    return _get(x, index, "promise_in_bounds", None, True)
 
 
 def _get(x: Any, index: Any, mode: str, fill_value: Any, wrapping: bool) -> Any:
@@ -163,7 +163,7 @@ def _gather(x: Any, parsed: Parsed, mode: str, fill_value: Any, wrapping: bool) 
         collapsed_slice_dims=tuple(sorted(components)),
         start_index_map=found.dims,
         slice_sizes=sizes,
-        mode="promise_in_bounds" if found.known else mode,
+        mode="clip" if found.known else mode,
         fill_value=None if mode != "fill" or found.known else fill_value,
     )
     new_shape: list[int] = []
@@ -487,5 +487,5 @@ class IndexUpdate:
         x = as_array("at[].apply", self.array)
         if not unique_indices and _may_repeat(self.index):
             return _apply_repeatedly(x, self.index, func, mode, wrap_negative_indices)
-        new = func(_get(x, self.index, "clip", None, wrap_negative_indices))
+        new = func(_get(x, self.index, "promise_in_bounds", None, wrap_negative_indices))
         return update(x, self.index, new, "set", mode, unique_indices, wrap_negative_indices, "at[].apply")

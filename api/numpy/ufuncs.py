@@ -139,12 +139,11 @@ def frexp(x: Any, /) -> tuple[Any, Any]:
     raw = ops.bitcast_convert_type(scaled, integer)
     mask = (1 << (bits - 1 - mantissa_bits)) - 1
     exponent = ops.bitwise_and(ops.shift_right_logical(raw, integer.type(mantissa_bits)), integer.type(mask))
-    cleared = ops.bitwise_and(raw, integer.type(~(mask << mantissa_bits)))
-    mantissa = ops.bitcast_convert_type(ops.bitwise_or(cleared, integer.type((bias - 1) << mantissa_bits)), dtype)
     exponent = ops.sub(ops.convert_element_type(exponent, np.dtype(np.int32)), np.int32(bias - 1))
     exponent = ops.sub(exponent, ops.select(tiny, np.int32(mantissa_bits), ops.broadcast_in_dim(np.int32(0), shape_of(x), ())))
     plain = ops.bitwise_or(ops.eq(x, dtype.type(0)), ops.bitwise_not(ops.is_finite(x)))
-    return ops.select(plain, x, mantissa), ops.select(plain, np.int32(0), exponent)
+    exponent = ops.select(plain, np.int32(0), exponent)
+    return ldexp(x, ops.neg(exponent)), exponent
 
 
 def modf(x: Any, /, out: None = None) -> tuple[Any, Any]:
