@@ -139,9 +139,9 @@ def gelu(x: Any, approximate: bool = True) -> Any:
     """x times the normal distribution function of x; `approximate` computes that by tanh instead of erf."""
     x = inexact("gelu", x)
     if approximate:
-        inner = np.sqrt(2 / np.pi) * (x + 0.044715 * (x**3))
+        inner = float(np.sqrt(2 / np.pi)) * (x + 0.044715 * (x**3))
         return x * (0.5 * (1.0 + jnp.tanh(inner)))
-    return 0.5 * x * ops.erfc(-x * np.sqrt(0.5))
+    return 0.5 * x * ops.erfc(-x * float(np.sqrt(0.5)))
 
 
 def glu(x: Any, axis: int = -1) -> Any:
