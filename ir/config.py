@@ -82,15 +82,35 @@ def _canonical(name: str) -> str:
     return short
 
 
+_TRACED = tuple(f.name for f in FLAGS.values() if f.traced)
+
+
 class Config:
-    """The flags' values: `config.enable_x64`, `config.update("enable_x64", True)`."""
+    """The flags' values: `config.enable_x64`, `config.update("enable_x64", True)`.
+
+    epoch: a number that every `update` changes; overridden(): the flags that the current context overrides, or None. Together they say
+    whether what was decided by looking at flags still holds, without looking at each.
+    """
+
+    epoch: int
+    overridden: Callable[[], dict[str, Any] | None]
+    _values: dict[str, Any]
+    _overrides: ContextVar[dict[str, Any] | None]
+    _trace_key: tuple[Any, ...]
 
     def __init__(self) -> None:
         object.__setattr__(self, "_values", {})
+        object.__setattr__(self, "epoch", 0)
         object.__setattr__(self, "_overrides", ContextVar("tracegrad_config", default=None))
         for flag in FLAGS.values():
             text = os.environ.get(f"TRACEGRAD_{flag.name.upper()}", os.environ.get(f"JAX_{flag.name.upper()}"))
             self._values[flag.name] = flag.default if text is None else self._checked(flag.name, _parse(flag, text))
+        object.__setattr__(self, "overridden", self._overrides.get)
+        self._changed()
+
+    def _changed(self) -> None:
+        object.__setattr__(self, "epoch", self.epoch + 1)
+        object.__setattr__(self, "_trace_key", tuple([self._values[name] for name in _TRACED]))
 
     def _checked(self, name: str, value: Any) -> Any:
         flag = FLAGS[name]
@@ -127,6 +147,7 @@ class Config:
         """Set a flag for the process. Raises AttributeError for an unknown name, ValueError/TypeError for a value it cannot have."""
         name = _canonical(name)
         self._values[name] = self._checked(name, value)
+        self._changed()
 
     @contextmanager
     def override(self, name: str, value: Any) -> Iterator[None]:
@@ -142,9 +163,9 @@ class Config:
     def trace_key(self) -> tuple[Any, ...]:
         """The values of the flags that change what tracing produces."""
         overrides = self._overrides.get()
-        values = self._values
         if overrides is None:
-            return tuple([values[name] for name in _TRACED])
+            return self._trace_key
+        values = self._values
         return tuple([overrides.get(name, values[name]) for name in _TRACED])
 
     def parse_flags_with_absl(self) -> None:
@@ -152,8 +173,6 @@ class Config:
 
     config_with_absl = parse_flags_with_absl
 
-
-_TRACED = tuple(f.name for f in FLAGS.values() if f.traced)
 
 config = Config()
 
