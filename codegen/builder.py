@@ -82,9 +82,10 @@ FOLDED: dict[str, Callable[..., int]] = {
 class Scope:
     """An open block. floor: operations used here are not placed further out; memory_floor: nor are loads of mutable memory."""
 
-    __slots__ = ("items", "equal", "floor", "memory_floor", "open", "written")
+    __slots__ = ("items", "equal", "floor", "memory_floor", "open", "written", "nest")
 
-    def __init__(self, floor: int, memory_floor: int, written: frozenset[Buffer]):
+    def __init__(self, floor: int, memory_floor: int, written: frozenset[Buffer], nest: bool = False):
+        self.nest = nest
         self.items: list[Any] = []
         self.equal: dict[Any, Value] = {}
         self.floor = floor
@@ -157,8 +158,11 @@ class Builder:
         return value
 
     def math(self, name: str, type: str, *args: Value) -> Value:
-        """An elementary function, by its name in `codegen.elementary`."""
-        return self.op("math", type, *args, attr=name)
+        """An elementary function, by its name in `codegen.elementary`: inlined in nests, which vectorize; perhaps called elsewhere."""
+        if self.scopes[-1].nest:
+            return self.op("math", type, *args, attr=name)
+        self.operations += 4
+        return self.op("scalar math", type, *args, attr=name)
 
     def select(self, condition: Value, on_true: Value, on_false: Value) -> Value:
         if condition.is_const:
@@ -310,7 +314,8 @@ class Builder:
     def _open(self, branch: bool = False, memory: bool = False, written: frozenset[Buffer] = frozenset()) -> Scope:
         outer = self.scopes[-1]
         depth = len(self.scopes)
-        scope = Scope(depth if branch else outer.floor, depth if memory else outer.memory_floor, outer.written | written)
+        nest = outer.nest or not (memory or branch)
+        scope = Scope(depth if branch else outer.floor, depth if memory else outer.memory_floor, outer.written | written, nest)
         self.scopes.append(scope)
         return scope
 

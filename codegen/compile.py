@@ -46,7 +46,7 @@ def compile_program(
 
     target = targets.host() if target is None else target
     function, constants, callbacks = lower_program(program, name)
-    arena = plan_arena(function)
+    plan_arena(function)
     # No dots: names with dots are those of library routines and elementary functions.
     symbol = "tg." + "".join(c if c.isascii() and c.isalnum() else "_" for c in name)
     writer = Writer(function, symbol, target.attributes)
@@ -65,7 +65,7 @@ def compile_program(
     return CompiledObject(
         symbol,
         code,
-        arena,
+        max(function.arena_size, writer.spilled),
         program.in_types,
         program.out_types,
         constants,

@@ -17,6 +17,8 @@ from tracegrad.codegen.nests import Group, emit_group
 from tracegrad.codegen.reductions import as_lazy, flatten, unflatten
 from tracegrad.codegen.values import (
     IDENTICAL,
+    INVARIANT,
+    POSITION,
     Form,
     Lazy,
     Pending,
@@ -56,7 +58,7 @@ def loop_operand(ctx: Context, atom: Atom) -> Form:
     if isinstance(form, Lazy):
         if ctx.in_registers(form.type):
             return Scalars(form.type, ctx.elements(atom))
-        if form.cost > KEPT_LAZY or any(how != 1 for how in leaves_of(form).values()):
+        if form.cost > KEPT_LAZY or any(how != INVARIANT for leaf, how in leaves_of(form).items() if leaf is not POSITION):
             return ctx.view(atom)
     return form
 

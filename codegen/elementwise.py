@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     from tracegrad.codegen.lower import Context
 
 
+UNROLLED_CALLS, DEAR = 8, 10
+"""Elementary functions of more elements than this are a loop, which vectorizes, although the tensor lives in registers."""
+
+
 def waits(form: Form) -> bool:
     """Whether a value needs a nest that has not been emitted."""
     return isinstance(form, Lazy) and any(type(leaf) is Root and leaf.value is None for leaf in form.leaves)
@@ -45,7 +49,8 @@ def lower(ctx: Context, eqn: Equation) -> None:
     b = ctx.b
     out_dtype = t.dtype
     apply = scalars.apply
-    if ctx.in_registers(t) and not any(map(waits, forms)):
+    cost = COSTS.get(name, 1)
+    if ctx.in_registers(t) and (t.size <= UNROLLED_CALLS or cost < DEAR) and not any(map(waits, forms)):
         columns = [f.elements if type(f) is Scalars else ctx.elements(a) for f, a in zip(forms, eqn.inputs)]
         size = t.size
         if size == 1:
@@ -55,7 +60,7 @@ def lower(ctx: Context, eqn: Equation) -> None:
             elements = [apply(b, name, dtype, out_dtype, list(args), params) for args in zip(*columns)]
         ctx.define(out, Scalars(t, elements))
         return
-    ctx.define(out, lazy_map(ctx, t, forms, lambda b, args: apply(b, name, dtype, out_dtype, args, params), COSTS.get(name, 1)))
+    ctx.define(out, lazy_map(ctx, t, forms, lambda b, args: apply(b, name, dtype, out_dtype, args, params), cost))
 
 
 def lazy_map(ctx: Context, t: Any, forms: list[Form], function: Any, cost: int) -> Lazy:

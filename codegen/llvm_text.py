@@ -10,6 +10,7 @@ from __future__ import annotations
 import struct
 from typing import Any
 
+from tracegrad.codegen.elementary.functions import FUNCTIONS
 from tracegrad.codegen.elementary.library import closure
 from tracegrad.codegen.loop_ir import (
     Alloc,
@@ -26,6 +27,10 @@ from tracegrad.codegen.loop_ir import (
     blocks_of,
     buffers_of,
 )
+from tracegrad.codegen.segments import LARGE_FUNCTION, SEGMENT, Sizes
+
+INLINED_CALLS = 150
+"""Elementary functions of scalars outside of nests are inlined unless there are more of them than this."""
 
 TYPES = {
     "f16": "half",
@@ -64,6 +69,11 @@ def float_literal(value: float, type: str) -> str:
     return f"0x{struct.unpack('<Q', struct.pack('<d', value))[0]:016X}"
 
 
+_PARAMETERS = "ptr noalias %inputs, ptr noalias %outputs, ptr noalias %constants, ptr noalias %arena"
+MOST_ARGUMENTS = 24
+"""Segments get more scalars than this through memory."""
+
+
 class Writer:
     """Writes one Function as a module."""
 
@@ -77,6 +87,14 @@ class Writer:
         self.labels = 0
         self.declarations: dict[str, str] = {}
         self.elementary: set[tuple[str, str]] = set()  # the elementary functions called, as (name, type)
+        self.called: set[tuple[str, str]] = set()  # those of them that are called rather than inlined
+        count = sum(type(s) is Value and s.op == "scalar math" for s in function.walk())
+        self.inline_scalars = count <= INLINED_CALLS
+        self.sizes: Sizes | None = None
+        self.functions: list[str] = []  # the texts of segments
+        self.slots: dict[Value, int] = {}
+        self.stored: set[Value] = set()  # scalars that their own segment puts in memory
+        self.spilled = -(-function.arena_size // 64) * 64
         self.external: set[str] = set()
         self.globals: dict[Any, str] = {}
         self.metadata: list[str] = []
@@ -91,8 +109,36 @@ class Writer:
 
     def module(self) -> str:
         self._metadata_node("distinct !{!0}")  # the domain of alias scopes
+        self.sizes = Sizes(self.function) if len(self.function.body) else None
+        if self.sizes is not None and self.sizes.total <= LARGE_FUNCTION:
+            self.sizes = None
+        self._block(self.function.body, top=True)
+        entry = self._bases(self.function.body)
+        head = f"define i32 @{self.symbol}({_PARAMETERS}) #0 {{"
+        parts = [*self.globals.values(), head, "entry:", *entry, *self.lines, "  ret i32 0", "}", "", *self.functions]
+        parts.extend(self._routines())
+        texts, declared = closure(self.elementary)
+        parts.extend(texts)
+        parts.extend(self._wrappers())
+        own = set(self.declarations)
+        parts.extend(d for d in sorted(declared) if d.split("(")[0].split(" ")[-1] not in own)
+        parts.extend(self.declarations.values())
+        parts.append(f"attributes #0 = {{ nounwind {self.attributes} }}")
+        parts.append("attributes #1 = { nounwind }")
+        parts.append(f"attributes #2 = {{ nounwind noinline {self.attributes} }}")
+        parts.extend(self.metadata)
+        return "\n".join(parts) + "\n"
+
+    def _bases(self, block: list[Any]) -> list[str]:
+        """The addresses of the buffers that a block uses, computed where its function begins."""
+        used: set[Buffer] = set()
+        stack = list(block)
+        while stack:
+            s = stack.pop()
+            used.update(buffers_of(s))
+            for inner in blocks_of(s):
+                stack.extend(inner)
         entry: list[str] = []
-        used = {b for s in self.function.walk() for b in buffers_of(s)}
         for b in self.function.buffers:
             if b not in used:
                 continue
@@ -106,21 +152,7 @@ class Writer:
                 array = {"input": "%inputs", "output": "%outputs", "constant": "%constants"}[b.kind]
                 entry.append(f"  {name}.p = getelementptr inbounds ptr, ptr {array}, i64 {b.position}")
                 entry.append(f"  {name} = load ptr, ptr {name}.p, align 8, !invariant.load !{self._empty()}")
-        self._block(self.function.body, top=True)
-        head = [
-            f"define i32 @{self.symbol}(ptr noalias %inputs, ptr noalias %outputs, ptr noalias %constants, ptr noalias %arena) #0 {{"
-        ]
-        parts = [*self.globals.values(), *head, "entry:", *entry, *self.lines, "  ret i32 0", "}", ""]
-        parts.extend(self._routines())
-        texts, declared = closure(self.elementary)
-        parts.extend(texts)
-        own = set(self.declarations)
-        parts.extend(d for d in sorted(declared) if d.split("(")[0].split(" ")[-1] not in own)
-        parts.extend(self.declarations.values())
-        parts.append(f"attributes #0 = {{ nounwind {self.attributes} }}")
-        parts.append("attributes #1 = { nounwind }")
-        parts.extend(self.metadata)
-        return "\n".join(parts) + "\n"
+        return entry
 
     def _routines(self) -> list[str]:
         """The kernels that the function calls, each once; what they declare joins the module."""
@@ -142,6 +174,55 @@ class Writer:
         if found is None:
             found = self.scope_lists[()] = str(self._metadata_node("!{}"))
         return int(found)
+
+    # ---------------------------------------------------------------------------------------------------------------- segments
+
+    def _slot(self, v: Value) -> str:
+        """The address of the memory through which a scalar passes from one function to another."""
+        offset = self.slots.get(v)
+        if offset is None:
+            offset = self.slots[v] = self.spilled
+            self.spilled += 8
+        self.fresh += 1
+        name = f"%p{self.fresh}"
+        self.lines.append(f"  {name} = getelementptr inbounds i8, ptr %arena, i64 {offset}")
+        return name
+
+    def _segment(self, run: list[Any]) -> None:
+        """Write a run of statements as a function of its own, and a call of it."""
+        assert self.sizes is not None
+        needed, given = self.sizes.flow(run)
+        by_memory = needed if len(needed) > MOST_ARGUMENTS else []
+        for v in by_memory:
+            if v not in self.stored:
+                slot = self._slot(v)
+                self.lines.append(f"  store {self._typed(v)}, ptr {slot}, align 8")
+        arguments = [] if by_memory else needed
+        passed = ", ".join([_PARAMETERS, *map(self._typed, arguments)]).replace(" noalias", "")
+        name = f"@{self.symbol}.part{len(self.functions)}"
+        self.functions.append("")
+        place = len(self.functions) - 1
+        outer = (self.lines, self.label, self.names)
+        self.lines, self.label, self.names = [], "entry", {v: f"%v{v.number}" for v in needed}
+        parameters = ", ".join([_PARAMETERS, *[f"{TYPES[v.type]} %v{v.number}" for v in arguments]])
+        for v in by_memory:
+            slot = self._slot(v)
+            self.lines.append(f"  %v{v.number} = load {TYPES[v.type]}, ptr {slot}, align 8")
+        self._statements(run, True)
+        for v in given:
+            slot = self._slot(v)
+            self.lines.append(f"  store {self._typed(v)}, ptr {slot}, align 8")
+        body = self.lines
+        self.lines, self.label, self.names = outer
+        self.functions[place] = "\n".join(
+            [f"define internal void {name}({parameters}) #2 {{", "entry:", *self._bases(run), *body, "  ret void", "}", ""]
+        )
+        self.lines.append(f"  call void {name}({passed})")
+        self.stored.update(given)
+        for v in given:
+            slot = self._slot(v)
+            self.names[v] = f"%v{v.number}"
+            self.lines.append(f"  %v{v.number} = load {TYPES[v.type]}, ptr {slot}, align 8")
 
     # ---------------------------------------------------------------------------------------------------------------- aliasing
 
@@ -272,8 +353,8 @@ class Writer:
             name = f"@llvm.{op.replace('_', '.')}.{v.type}.{source}"
             self._declare(name, type, [TYPES[source]])
             add(f"  {out} = call {type} {name}({self._typed(args[0])})")
-        elif op == "math":
-            name = self._math(v.attr, v.type, [a.type for a in args])
+        elif op == "math" or op == "scalar math":
+            name = self._math(v.attr, v.type, op == "math" or self.inline_scalars)
             add(f"  {out} = call {type} {name}({', '.join(map(self._typed, args))})")
         elif op == "address":
             buffer, offset = v.attr
@@ -287,10 +368,26 @@ class Writer:
             attributes = "" if name.startswith("@llvm.") else " #1"
             self.declarations[name] = f"declare {result} {name}({', '.join(args)}){attributes}"
 
-    def _math(self, function: str, type: str, args: list[str]) -> str:
+    def _math(self, function: str, type: str, inlined: bool) -> str:
         """The name of an elementary function; its text, and that of what it calls, joins the module at the end."""
         self.elementary.add((function, type))
-        return f"@tg.{function}.{type}"
+        if inlined:
+            return f"@tg.{function}.{type}"
+        self.called.add((function, type))
+        return f"@tg.call.{function}.{type}"
+
+    def _wrappers(self) -> list[str]:
+        """Functions around elementary functions that are called, not inlined, since there are too many calls of them."""
+        texts = []
+        for function, type in sorted(self.called):
+            count = FUNCTIONS[function][0]
+            t = TYPES[type]
+            names = [f"{t} %x{k}" for k in range(count)]
+            texts.append(
+                f"define internal {t} @tg.call.{function}.{type}({', '.join(names)}) noinline nounwind willreturn memory(none) {{\n"
+                f"  %r = call {t} @tg.{function}.{type}({', '.join(names)})\n  ret {t} %r\n}}"
+            )
+        return texts
 
     # -------------------------------------------------------------------------------------------------------------- statements
 
@@ -303,6 +400,17 @@ class Writer:
         self.label = label
 
     def _block(self, block: list[Any], top: bool = False) -> None:
+        sizes = self.sizes
+        if sizes is None or sum(map(sizes.weight, block)) <= SEGMENT:
+            self._statements(block, top)
+            return
+        for run in sizes.cut(block):
+            if len(run) == 1 and (sizes.weight(run[0]) > SEGMENT or sizes.weight(run[0]) == 1 or run[0] in sizes.exits):
+                self._statements(run, top)
+            else:
+                self._segment(run)
+
+    def _statements(self, block: list[Any], top: bool) -> None:
         for s in block:
             kind = type(s)
             if kind is Value:

@@ -431,7 +431,7 @@ def value_text(v: Value) -> str:
         buffer, offset = v.attr
         return f"{operand_text(v)}: {v.type} = {v.op} {_place(buffer, v.args[0] if v.args else None, offset)}"
     name = v.op
-    if v.op == "math":
+    if v.op in ("math", "scalar math"):
         name = v.attr
     elif v.op in ("fcmp", "icmp"):
         name = f"{v.op} {v.attr}"

@@ -32,6 +32,7 @@ import numpy as np
 
 from tracegrad.codegen import plan
 from tracegrad.codegen.builder import Builder
+from tracegrad.codegen.elementwise import DEAR, UNROLLED_CALLS
 from tracegrad.codegen.loop_ir import Buffer, Function, Index
 from tracegrad.codegen.nests import Group, emit_group, write_nest
 from tracegrad.codegen.values import (
@@ -61,7 +62,7 @@ VECTOR_AXIS = 8
 """A last axis at least this long is worth a vectorized loop, so that such tensors stay in memory."""
 OPERATION_BUDGET = 12_000
 """Once a function holds so many operations, small tensors live in memory too, and loops replace unrolled code."""
-LAZY_COST, LAZY_DEPTH = 400, 120
+LAZY_COST, LAZY_DEPTH = 250, 120
 """A lazy value that costs or nests more than this is put in memory."""
 
 
@@ -134,6 +135,8 @@ class Context:
         if type(form) is Scalars:
             return form.elements
         self.settle(form)
+        if isinstance(form, Lazy) and form.type.size > UNROLLED_CALLS and form.cost >= DEAR and type(form) is not Pending:
+            form = self.view(atom)
         if type(form) is Pending:
             form = form.root.value
             if type(form) is Scalars:

@@ -37,7 +37,8 @@ UNROLLED = 8
 UNROLLED_REDUCTION = 16
 BLOCK = 1024
 """Long sums are summed in blocks: the error grows with the number of blocks, and the order never depends on threads."""
-MOST_ROOTS = 24
+MOST_ROOTS, MOST_COST = 24, 600
+"""What one nest may hold, so that LLVM's time stays in bounds."""
 
 
 class Group:
@@ -52,7 +53,7 @@ class Group:
         self.context = context
 
     def accepts(self, root: Root) -> bool:
-        if len(self.roots) >= MOST_ROOTS:
+        if len(self.roots) >= MOST_ROOTS or sum(r.lazy.cost for r in self.roots) + root.lazy.cost > MOST_COST:
             return False
         return root.reduction is None or self.axes is None or self.axes == root.reduction.axes
 

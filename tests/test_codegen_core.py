@@ -103,7 +103,7 @@ def test_long_chains_are_cut() -> None:
 def test_large_unrolled_programs_fall_back_to_loops() -> None:
     def f(x: Any) -> Any:
         y = x
-        for k in range(260):
+        for k in range(120):
             y = ops.dot_general(y, ops.sin(ops.mul(x, float(k % 7))), (((1,), (0,)), ((), ())))
             y = ops.div(y, ops.add(ops.reduce_max(ops.abs(y), (0, 1)), 1.0))
         return [y]
