@@ -69,7 +69,7 @@ def _result(label: str, x: Any, t: ArrayType) -> np.ndarray:
         raise ValueError(f"the callback {label} returned an array of shape {x.shape}, declared is {t.shape}")
     if x.dtype != t.dtype and dtypes.canonicalize_dtype(x.dtype) != t.dtype:
         raise TypeError(f"the callback {label} returned an array of dtype {x.dtype}, declared is {t.dtype}")
-    return np.ascontiguousarray(x, t.dtype)
+    return np.asarray(x, t.dtype, order="C")
 
 
 def _declared(name: str, result_shape_dtypes: Any) -> tuple[list[ArrayType], TreeDef]:

@@ -73,9 +73,13 @@ def _sources() -> str:
 
 
 def key(program: Program) -> str | None:
-    """The name of the program's entry; None if its code cannot be kept, since it calls Python functions of this process."""
-    if any(eqn.primitive.name in ("callback", "pure_callback") for eqn in program.walk()):
-        return None
+    """The name of the program's entry; None if its code cannot be kept: it calls Python functions of this process, or has a
+    primitive that a user lowers, by code that the name does not cover."""
+    for primitive in {eqn.primitive for eqn in program.walk()}:
+        # Our own rules may not be loaded yet; a program that is found here never needs them.
+        module = getattr(primitive.rules.get("lower"), "__module__", "tracegrad.")
+        if primitive.name in ("callback", "pure_callback") or not module.startswith("tracegrad."):
+            return None
     return hashlib.blake2b(program.digest + _setting().encode(), digest_size=20).hexdigest()
 
 
@@ -130,12 +134,23 @@ def _captured(program: Program) -> Iterator[np.ndarray]:
             yield from _captured(region)
 
 
+def _same(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether two arrays hold the same bits in the same order."""
+    if a is b:
+        return True
+    return a.dtype == b.dtype and a.size == b.size and bool(np.array_equal(_bits(a), _bits(b)))
+
+
+def _bits(x: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(x).reshape(-1).view(np.uint8)
+
+
 def _encode(entry: Compiled, name: str, program: Program) -> bytes:
     captured = list(_captured(program))
     constants: list[Any] = []
     blobs = [entry.object_code]
     for x in entry.constants:
-        same = next((i for i, c in enumerate(captured) if c is x), None)
+        same = next((i for i, c in enumerate(captured) if _same(c, x)), None)
         if same is None:
             x = np.asarray(x, order="C")
             constants.append([SHORT_NAMES[x.dtype], list(x.shape), len(blobs)])
