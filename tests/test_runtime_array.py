@@ -8,6 +8,7 @@ import pickle
 import ml_dtypes
 import numpy as np
 import pytest
+
 import tracegrad.numpy  # noqa: F401  attaches operators and methods
 from tracegrad.ir.types import ArrayType
 from tracegrad.runtime.array import ArrayImpl, from_dlpack, from_numpy, keys_from_words, wrap

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 import tracegrad.numpy as jnp
 from tracegrad.ir.config import config
 from tracegrad.runtime import cache, compilation

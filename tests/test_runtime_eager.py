@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 import tracegrad.numpy as jnp
 from tracegrad.ir import ops
 from tracegrad.ir.bind import bind

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+
 import tracegrad.numpy as jnp
 from tracegrad.ir.config import config
 from tracegrad.lax import scan

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 import tracegrad.numpy as jnp
 from tracegrad.callbacks import io_callback, pure_callback
 from tracegrad.ir.config import config
