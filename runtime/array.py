@@ -273,7 +273,7 @@ def wrap(data: np.ndarray, aval: ArrayType) -> ArrayImpl:
 def from_numpy(data: np.ndarray, weak: bool = False, copy: bool = True) -> ArrayImpl:
     """An array with a copy of `data` (not copied if `copy` is false and the dtype is canonical already)."""
     dtype = dtypes.canonicalize_dtype(data.dtype)
-    data = np.array(data, dtype, order="C") if copy else np.asarray(data, dtype)
+    data = np.array(data, dtype, order="C") if copy or not data.flags.aligned else np.asarray(data, dtype)
     return wrap(data, ArrayType(data.shape, dtype, weak))
 
 

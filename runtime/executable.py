@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -16,30 +17,10 @@ from tracegrad.ir.program import Literal, Program, Var
 from tracegrad.ir.types import ArrayType, is_key
 from tracegrad.runtime import callbacks, engine
 from tracegrad.runtime.array import ArrayImpl, wrap
-from tracegrad.runtime.buffers import ARENA, empty
+from tracegrad.runtime.buffers import ALIGNMENT, ARENA, allocate, pointer, result
 from tracegrad.runtime.compilation import Compiled, compiled
-
-_DATA_OFFSET = object.__basicsize__
-
-
-def _data_field_is_where_it_is_public() -> bool:
-    """Whether an ndarray's data pointer follows its head, as numpy/ndarraytypes.h says."""
-    probe = np.empty(3)
-    return ctypes.c_void_p.from_address(id(probe) + _DATA_OFFSET).value == probe.ctypes.data
-
-
-if _data_field_is_where_it_is_public():
-    _read = ctypes.c_void_p.from_address
-
-    def pointer(x: np.ndarray) -> int:
-        """The address of an array's first element."""
-        return _read(id(x) + _DATA_OFFSET).value or 0
-
-else:
-
-    def pointer(x: np.ndarray) -> int:
-        """The address of an array's first element."""
-        return int(x.__array_interface__["data"][0])
+from tracegrad.tracer import errors
+from tracegrad.tracer.tracer import Tracer
 
 
 def physical(t: ArrayType) -> tuple[tuple[int, ...], Any]:
@@ -68,6 +49,22 @@ def settle(optimized: Program) -> tuple[Program, list[tuple[str, Any]]]:
     return optimized.replace(outputs=tuple(computed)), places
 
 
+def _memory(t: ArrayType) -> tuple[tuple[int, ...], Any, int]:
+    shape, dtype = physical(t)
+    return shape, dtype, prod(shape) * dtype.itemsize
+
+
+class _Frame:
+    """The two arrays of pointers of one call of native code, kept for the next call."""
+
+    __slots__ = ("parts",)
+
+    def __init__(self, inputs: int, outputs: int):
+        i = (ctypes.c_size_t * max(inputs, 1))()
+        o = (ctypes.c_size_t * max(outputs, 1))()
+        self.parts = (i, o, ctypes.addressof(i), ctypes.addressof(o))
+
+
 class Executable:
     """Callable: takes the values of a program's inputs, returns its outputs as arrays.
 
@@ -80,7 +77,7 @@ class Executable:
         self.out_types = program.out_types
         self.computed, places = settle(optimized)
         self.sources: list[tuple[str, Any]] = [
-            (kind, wrap(which, t) if kind == "constant" else which) for (kind, which), t in zip(places, self.out_types)
+            (kind, wrap(which, t)._np if kind == "constant" else which) for (kind, which), t in zip(places, self.out_types)
         ]
         self._plain = all(kind == "result" for kind, _ in places) and len(self.computed.outputs) == len(places)
         self.code: Compiled | None = None
@@ -95,53 +92,68 @@ class Executable:
         self._arrays = [np.ascontiguousarray(c) for c in code.constants]
         handles = [callbacks.handle(*c) for c in code.callbacks]
         slots = [*map(pointer, self._arrays), *handles]
-        self._constants = (ctypes.c_void_p * max(len(slots), 1))(*slots)
-        self._in = [physical(t)[1] for t in self.in_types]
-        self._out = [physical(a.type) for a in self.computed.outputs]
-        self._in_pointers = ctypes.c_void_p * max(len(self._in), 1)
-        self._out_pointers = ctypes.c_void_p * max(len(self._out), 1)
+        self._slots = (ctypes.c_size_t * max(len(slots), 1))(*slots)
+        self._constants = ctypes.addressof(self._slots)
+        self._out = [_memory(a.type) for a in self.computed.outputs]
         self._arena_size = code.arena_size
         self._effects = self.computed.has_effects or bool(code.callbacks)
+        self._frames: list[_Frame] = []
 
     def __call__(self, args: Sequence[Any]) -> list[ArrayImpl]:
         """The outputs for values (arrays, NumPy arrays, numbers) of exactly the input types."""
-        arrays = []
-        for x, t in zip(args, self.in_types):
-            a = x._np if type(x) is ArrayImpl else _convert(x, t)
-            if not a.flags.c_contiguous:
-                a = np.ascontiguousarray(a)
-            arrays.append(a)
+        arrays = [x._np if type(x) is ArrayImpl else _convert(x, t) for x, t in zip(args, self.in_types)]
         results: list[np.ndarray] = []
         if self._entry is not None:
-            results = [empty(shape, dtype) for shape, dtype in self._out]
-            # A program that calls back into Python needs memory of its own: others may run before it returns.
-            block = empty((self._arena_size,), np.uint8) if self._effects else None
-            status = self._entry(
-                self._in_pointers(*map(pointer, arrays)),
-                self._out_pointers(*map(pointer, results)),
-                self._constants,
-                ARENA.reserve(self._arena_size) if block is None else pointer(block),
-            )
-            if status or self._effects:
-                callbacks.raise_pending(status)
+            self._run(arrays, results)
         if self._plain:
-            return [wrap(r, t) for r, t in zip(results, self.out_types)]
+            return [ArrayImpl(r, t) for r, t in zip(results, self.out_types)]
         return [self._output(kind, i, t, args, arrays, results) for (kind, i), t in zip(self.sources, self.out_types)]
+
+    def _run(self, arrays: list[np.ndarray], results: list[np.ndarray]) -> None:
+        """Call the native code on arrays, which are made contiguous in place; append its results."""
+        try:
+            frame = self._frames.pop()  # a frame in use belongs to one call: others may run, on other threads or from callbacks
+        except IndexError:
+            frame = _Frame(len(arrays), len(self._out))
+        inputs, outputs, inputs_at, outputs_at = frame.parts
+        for i, a in enumerate(arrays):
+            if not a.flags.c_contiguous:
+                arrays[i] = a = np.ascontiguousarray(a)
+            inputs[i] = pointer(a)
+        for i, (shape, dtype, nbytes) in enumerate(self._out):
+            x, outputs[i] = result(shape, dtype, nbytes)
+            results.append(x)
+        if self._effects:
+            # A program that calls back into Python needs scratch memory of its own: others may run before it returns.
+            block = allocate(self._arena_size + ALIGNMENT)
+            start = pointer(block)
+            status = self._entry(inputs_at, outputs_at, self._constants, start + (-start & (ALIGNMENT - 1)))
+        else:
+            status = self._entry(
+                inputs_at, outputs_at, self._constants, ARENA.reserve(self._arena_size) if self._arena_size else None
+            )
+        self._frames.append(frame)
+        if status or self._effects:
+            callbacks.raise_pending(status)
 
     def _output(
         self, kind: str, which: Any, t: ArrayType, args: Sequence[Any], arrays: list[np.ndarray], results: list[np.ndarray]
     ) -> ArrayImpl:
+        # Always a new array, though its data may be shared: the caller may delete or donate it.
         if kind == "result":
-            return wrap(results[which], t)
+            return ArrayImpl(results[which], t)
         if kind == "constant":
-            return which  # type: ignore[no-any-return]
+            return ArrayImpl(which, t)
         x = args[which]
         if type(x) is ArrayImpl:
-            return x if x.aval is t else ArrayImpl(x._np, t)
+            return ArrayImpl(x._np, t)
         return wrap(np.array(arrays[which]), t)  # a copy: the caller may write to their NumPy array
 
 
 def _convert(x: Any, t: ArrayType) -> np.ndarray:
     if isinstance(x, ArrayImpl):
         return x._np  # a deleted array: raises
-    return np.asarray(x, t.dtype)
+    if isinstance(x, Tracer):
+        raise errors.escaped_tracer_error(x)
+    x = np.asarray(x, t.dtype)
+    return x if x.flags.aligned else x.copy()

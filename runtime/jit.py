@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import functools
 import inspect
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from types import MethodType
 from typing import Any
+from weakref import WeakKeyDictionary, WeakSet
 
 from tracegrad.ir import bind
 from tracegrad.ir.calls import call_p
@@ -29,11 +31,18 @@ from tracegrad.tracer.tracer import Tracer
 from tracegrad.transforms.batch import named_axes
 from tracegrad.transforms.pipeline import optimize
 
+_interpreter = bind.chosen
+_overridden = config.overridden
+_NUMBERS = frozenset({bool, int, float, complex})
+
 
 class Traced:
-    """One tracing of a function: its program, what it captured, the structure of its results; compiled when first run."""
+    """One tracing of a function: its program, what it captured, the structure of its results; compiled when first run.
 
-    __slots__ = ("program", "captured", "out_tree", "name", "_executable", "tracers", "inner")
+    donated: the leaves whose arrays a call takes over.
+    """
+
+    __slots__ = ("program", "captured", "out_tree", "name", "_executable", "tracers", "inner", "donated")
 
     def __init__(self, traced: TracedFunction, name: str):
         self.name = name
@@ -41,6 +50,7 @@ class Traced:
         self.inner: tuple[Program, list[Any]] = (traced.program, traced.captured)
         self.tracers = any(isinstance(x, Tracer) for x in traced.captured)
         self.program, self.captured = abstract.with_constants(traced.program, traced.captured)
+        self.donated: tuple[int, ...] = ()
         self._executable: Executable | None = None
 
     @property
@@ -50,36 +60,100 @@ class Traced:
         return self._executable
 
     def run(self, leaves: Sequence[Any]) -> list[ArrayImpl]:
-        return self.executable([*self.captured, *leaves] if self.captured else leaves)
+        if not self.donated:
+            return self.executable([*self.captured, *leaves] if self.captured else leaves)
+        for i in self.donated:
+            if any(x is leaves[i] for j, x in enumerate(leaves) if j != i) and isinstance(leaves[i], ArrayImpl):
+                raise ValueError(
+                    f"{self.name}: the array {leaves[i].aval} is passed twice and donated (leaf {i} of the arguments); what is donated "
+                    "cannot be used again, not even by the same call"
+                )
+        outs = self.executable([*self.captured, *leaves])
+        for i in self.donated:
+            if isinstance(leaves[i], ArrayImpl):
+                leaves[i].delete()
+        return outs
 
     def bound(self, leaves: Sequence[Any], inline: bool) -> tuple[Any, ...]:
         """Apply it under the current interpreter, as a call."""
         program, captured = self.inner
         return bind.bind(call_p, *captured, *leaves, program=program, name=self.name, inline=inline)
 
+    def donate(self, wanted: Sequence[int]) -> None:
+        """Take over those of the wanted leaves that are like an output; warn about the others."""
+        types = self.inner[0].in_types[len(self.inner[1]) :]
+        free = [(t.shape, t.dtype) for t in self.program.out_types]
+        useless = []
+        for i in wanted:
+            like = (types[i].shape, types[i].dtype)
+            if like in free:
+                free.remove(like)
+                self.donated += (i,)
+            else:
+                useless.append(types[i])
+        if useless:
+            warnings.warn(
+                f"Some donated buffers were not usable: {', '.join(map(str, useless))}. No result of {self.name} has their shape and dtype.",
+                stacklevel=5,
+            )
+
 
 class JitFunction:
     """A function compiled when called. Made by `jit`."""
 
-    def __init__(self, fun: Callable[..., Any], static: _Static, donate: tuple[int, ...], inline: bool):
+    def __init__(self, fun: Callable[..., Any], static: _Named, donate: _Named, inline: bool):
         functools.update_wrapper(self, fun)
         self._fun = fun
         self._static = static
         self._inline = inline
         self._donate = donate
-        self._traces: dict[Any, Traced] = {}
+        self._traces = _shared_traces(fun, (static.key, donate.key, inline))
         self._name = getattr(fun, "__name__", type(fun).__name__)
+        # The trace that was used last, and how the arguments of the last call could be recognized without flattening them.
+        self._recent: tuple[Any, Traced] | None = None
+        self._kinds: list[Any] | None = None
+        self._quick: tuple[Executable, Any] | None = None
+        self._epoch = -1
+        _functions.add(self)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self._epoch == config.epoch and not kwargs and _interpreter() is None and _overridden() is None:
+            # The arguments of the last call again, arrays and numbers of the same types; no flag and no transformation in the way.
+            if [x.aval if type(x) is ArrayImpl else type(x) for x in args] == self._kinds:
+                executable, tree = self._quick  # type: ignore[misc]
+                outs = executable(args)
+                return outs[0] if tree is None else tree_unflatten(tree, outs)
         if config.disable_jit:
             return self._fun(*args, **kwargs)
         traced, leaves, _ = self._prepare(args, kwargs)
-        if bind.is_eager() and not any([isinstance(x, Tracer) for x in leaves]) and not traced.tracers:
-            outs: Sequence[Any] = traced.run(leaves)
-            if config.debug_nans or config.debug_infs:
-                eager.check_finite(self._name, outs)
-        else:
-            outs = traced.bound(leaves, self._inline)
+        if not bind.is_eager() or traced.tracers or any([isinstance(x, Tracer) for x in leaves]):
+            return tree_unflatten(traced.out_tree, traced.bound(leaves, self._inline))
+        if config.debug_nans or config.debug_infs:
+            return self._run_checked(traced, leaves, args, kwargs)
+        result = tree_unflatten(traced.out_tree, traced.run(leaves))
+        if not kwargs and not traced.captured and not traced.donated and len(args) == len(leaves):
+            self._remember(args, leaves, traced)
+        return result
+
+    def _remember(self, args: tuple[Any, ...], leaves: Sequence[Any], traced: Traced) -> None:
+        """Let the next call with arguments like these take the short way, if they are plain arrays and numbers."""
+        kinds = [x.aval if type(x) is ArrayImpl else type(x) for x in args]
+        if all([x is y for x, y in zip(args, leaves)]) and all([type(k) is ArrayType or k in _NUMBERS for k in kinds]):
+            if _overridden() is None and self._static.none:
+                self._epoch = -1  # other threads: the three change together
+                self._kinds, self._quick = kinds, (traced.executable, None if traced.out_tree.is_leaf() else traced.out_tree)
+                self._epoch = config.epoch
+
+    def _run_checked(self, traced: Traced, leaves: Sequence[Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run under debug_nans or debug_infs: what is not finite is looked for once more one operation at a time, to name it."""
+        outs = traced.run(leaves)
+        try:
+            eager.check_finite(self._name, outs)
+        except FloatingPointError:
+            if not traced.donated:
+                with config.override("disable_jit", True):
+                    self._fun(*args, **kwargs)
+            raise
         return tree_unflatten(traced.out_tree, outs)
 
     def _prepare(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Traced, list[Any], Any]:
@@ -95,11 +169,16 @@ class JitFunction:
         except TypeError:
             types = tuple(abstract.leaf_types(leaves, abstract.argument_names(self._fun, *dynamic), self._name))
         key = (tree, types, fixed, config.trace_key(), named_axes())
+        recent = self._recent
+        if recent is not None and recent[0] == key:
+            return recent[1], leaves, tree
         traced = self._traces.get(key)
         if traced is None:
             traced = self._trace(args, dynamic, tree, types, fixed)
             if not traced.tracers:
                 self._traces[key] = traced
+        if not traced.tracers:
+            self._recent = (key, traced)
         return traced, leaves, tree
 
     def _trace(self, args: tuple[Any, ...], dynamic: Any, tree: Any, types: Sequence[ArrayType], fixed: Any) -> Traced:
@@ -113,7 +192,20 @@ class JitFunction:
         inputs = traced.program.inputs[len(traced.captured) :]
         for var, name in zip(inputs, abstract.argument_names(self._fun, *dynamic) if fixed is None else ()):
             var.name = var.name or name
+        if not self._donate.none:
+            traced.donate(self._donated(len(args), dynamic))
         return traced
+
+    def _donated(self, count: int, dynamic: Any) -> list[int]:
+        """The positions, among the leaves, of the arguments to be donated."""
+        args, kwargs = dynamic
+        static, donate = self._static.argnums, self._donate
+        flags: list[bool] = []
+        for i, x in zip([i for i in range(count) if i not in static], args):
+            flags += [i in donate.argnums] * len(tree_flatten(x)[0])
+        for name in sorted(kwargs):
+            flags += [name in donate.argnames] * len(tree_flatten(kwargs[name])[0])
+        return [i for i, flag in enumerate(flags) if flag]
 
     def lower(self, *args: Any, **kwargs: Any) -> Any:
         """What the compiler makes of the function for these arguments (arrays, numbers or ShapeDtypeStructs): a `Lowered`."""
@@ -136,6 +228,8 @@ class JitFunction:
     def clear_cache(self) -> None:
         """Forget all that was traced and compiled."""
         self._traces.clear()
+        self._recent = self._kinds = self._quick = None
+        self._epoch = -1
 
     def _cache_size(self) -> int:
         return len(self._traces)
@@ -147,10 +241,11 @@ class JitFunction:
         return f"<jitted {self._fun!r}>"
 
 
-class _Static:
-    """Which arguments are static: passed to the function as they are, part of the key of its traces."""
+class _Named:
+    """Some of a function's arguments, named by position, by name or both. Static ones are passed to the function as they are and part
+    of the key of its traces."""
 
-    def __init__(self, fun: Callable[..., Any], argnums: tuple[int, ...], argnames: tuple[str, ...]):
+    def __init__(self, what: str, fun: Callable[..., Any], argnums: tuple[int, ...], argnames: tuple[str, ...]):
         self.name = getattr(fun, "__name__", type(fun).__name__)
         try:
             parameters = list(inspect.signature(fun).parameters.values())
@@ -163,18 +258,19 @@ class _Static:
         for i in argnums:
             if parameters and not variadic and not -len(positional) <= i < len(positional):
                 raise ValueError(
-                    f"jit of {self.name}: static_argnums names argument {i}, but the function takes {len(positional)} positional arguments"
+                    f"jit of {self.name}: {what}_argnums names argument {i}, but the function takes {len(positional)} positional arguments"
                 )
         for n in argnames:
             if parameters and not keywords and n not in names:
                 raise ValueError(
-                    f"jit of {self.name}: static_argnames names {n!r}, but the parameters are {', '.join(sorted(names))}"
+                    f"jit of {self.name}: {what}_argnames names {n!r}, but the parameters are {', '.join(sorted(names))}"
                 )
         numbers = {i % len(positional) if positional and i < 0 else i for i in argnums}
         # Named either way, an argument is static however it is passed.
         self.argnames = frozenset(argnames) | {positional[i] for i in numbers if i < len(positional)}
         self.argnums = frozenset(numbers | {positional.index(n) for n in argnames if n in positional})
         self.none = not (self.argnames or self.argnums)
+        self.key = (self.argnames, self.argnums)
 
     def split(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
         """((dynamic args, dynamic kwargs), the static ones as a hashable key). Raises ValueError for static values without a hash."""
@@ -249,7 +345,8 @@ def jit(
         arguments, on tracers; its Python side effects happen then.
     static_argnums, static_argnames: arguments passed as they are and compiled in; they must be hashable. Naming an argument either
         way is enough.
-    donate_argnums, donate_argnames: arguments whose memory the caller gives up. Accepted; their memory is not reused.
+    donate_argnums, donate_argnames: arguments that the caller gives up: their arrays are deleted by the call, their memory is free
+        for what comes next. A donated array that is like no result is kept, with a warning.
     keep_unused, inline, device, backend, in_shardings, out_shardings, compiler_options: accepted for compatibility.
 
     Returns a callable with `lower`, `trace`, `eval_shape`, `clear_cache` and `__wrapped__`. Raises TypeError for what is not callable;
@@ -264,9 +361,24 @@ def jit(
         raise TypeError(f"jit cannot compile a generator function: {fun!r}; return a list or use lax.scan")
     if inspect.iscoroutinefunction(fun):
         raise TypeError(f"jit cannot compile a coroutine: {fun!r}")
-    static = _Static(fun, _numbers(static_argnums), _names(static_argnames))
-    _Static(fun, _numbers(donate_argnums), _names(donate_argnames))  # checked the same way
-    return JitFunction(fun, static, _numbers(donate_argnums), inline)
+    static = _Named("static", fun, _numbers(static_argnums), _names(static_argnames))
+    donate = _Named("donate", fun, _numbers(donate_argnums), _names(donate_argnames))
+    both = static.argnames & donate.argnames or static.argnums & donate.argnums
+    if both:
+        raise ValueError(f"jit of {static.name}: the argument {min(both)!r} cannot be both static and donated")
+    return JitFunction(fun, static, donate, bool(inline))
+
+
+# The traces of a function belong to it, however often it is wrapped: `jit(f)(x)` in a loop traces once.
+_traces: WeakKeyDictionary[Any, dict[Any, dict[Any, Traced]]] = WeakKeyDictionary()
+_functions: WeakSet[JitFunction] = WeakSet()
+
+
+def _shared_traces(fun: Callable[..., Any], options: Any) -> dict[Any, Traced]:
+    try:
+        return _traces.setdefault(fun, {}).setdefault(options, {})
+    except TypeError:  # a callable without a hash, or that cannot be referred to weakly
+        return {}
 
 
 # --------------------------------------------------------------------------------- compiled calls and loops of eager programs
@@ -297,5 +409,9 @@ eager.install_compiled(run_compiled)
 
 
 def clear_caches() -> None:
-    """Forget the compiled loops and calls of eager programs. Jitted functions keep theirs; see their `clear_cache`."""
+    """Forget everything that was traced and compiled in this process (the disk cache stays)."""
     _EXECUTABLES.clear()
+    eager.EAGER.types.clear()
+    for function in list(_functions):
+        function.clear_cache()
+    _traces.clear()
