@@ -29,7 +29,13 @@ from tracegrad.numpy.promotion import (
 )
 from tracegrad.numpy.shape import reshape_to
 
-GATHER_MODES = {None: "promise_in_bounds", "clip": "clip", "fill": "fill", "drop": "fill", "promise_in_bounds": "promise_in_bounds"}
+GATHER_MODES = {
+    None: "promise_in_bounds",
+    "clip": "clip",
+    "fill": "fill",
+    "drop": "fill",
+    "promise_in_bounds": "promise_in_bounds",
+}
 SCATTER_MODES = {None: "drop", "drop": "drop", "fill": "drop", "clip": "clip", "promise_in_bounds": "promise_in_bounds"}
 
 

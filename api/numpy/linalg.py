@@ -22,12 +22,12 @@ from tracegrad.numpy.contractions import outer as _outer
 from tracegrad.numpy.contractions import trace as _trace
 from tracegrad.numpy.contractions import vecdot as _vecdot
 from tracegrad.numpy.creation import eye, full, zeros
+from tracegrad.numpy.determinants import determinant, log_determinant, solve_columns
 from tracegrad.numpy.diagonals import diagonal as _diagonal
 from tracegrad.numpy.promotion import (
     as_array,
     axis_index,
     axis_indices,
-    broadcast_shapes_of,
     broadcast_to_shape,
     promote_inexact,
     real_dtype,
@@ -39,7 +39,6 @@ from tracegrad.numpy.reductions import all as _all
 from tracegrad.numpy.reductions import keep_axes
 from tracegrad.numpy.reductions import max as _max
 from tracegrad.numpy.reductions import min as _min
-from tracegrad.numpy.reductions import prod as _prod
 from tracegrad.numpy.reductions import sum as _sum
 from tracegrad.numpy.selection import where
 from tracegrad.numpy.shape import matrix_transpose, moveaxis, reshape_to
@@ -92,56 +91,11 @@ def solve(a: Any, b: Any) -> Any:
     if len(sb) == 1:
         if sb[0] != sa[-1]:
             raise ValueError(f"jnp.linalg.solve: shapes {sa} and {sb} do not match")
-        x = _solve_columns(a, reshape_to(b, (*sb, 1)))
+        x = solve_columns(a, reshape_to(b, (*sb, 1)))
         return reshape_to(x, shape_of(x)[:-1])
     if sb[-2] != sa[-1]:
         raise ValueError(f"jnp.linalg.solve: shapes {sa} and {sb} do not match")
-    return _solve_columns(a, b)
-
-
-def _solve_columns(a: Any, b: Any) -> Any:
-    sa, sb = shape_of(a), shape_of(b)
-    lead = broadcast_shapes_of("jnp.linalg.solve", sa[:-2], sb[:-2])
-    factors, _, permutation = ops.lu(a)
-    factors = broadcast_to_shape(factors, lead + sa[-2:])
-    permutation = broadcast_to_shape(permutation, lead + sa[-1:])
-    b = broadcast_to_shape(b, lead + sb[-2:])
-    x = permute_rows(b, permutation)
-    x = triangular(factors, x, lower=True, unit_diagonal=True)
-    return triangular(factors, x, lower=False)
-
-
-def permute_rows(b: Any, permutation: Any) -> Any:
-    """The rows of (batches of) matrices in another order."""
-    lead = shape_of(b)[:-2]
-    batch = tuple(range(len(lead)))
-    n, m = shape_of(b)[-2:]
-    return ops.gather(
-        b,
-        ops.reshape(permutation, (*lead, shape_of(permutation)[-1], 1)),
-        offset_dims=(len(lead) + 1,),
-        collapsed_slice_dims=(len(lead),),
-        operand_batching_dims=batch,
-        start_indices_batching_dims=batch,
-        start_index_map=(len(lead),),
-        slice_sizes=(1,) * (len(lead) + 1) + (m,),
-        mode="promise_in_bounds",
-    )
-
-
-def triangular(
-    a: Any, b: Any, *, lower: bool, unit_diagonal: bool = False, transpose: bool = False, conjugate: bool = False
-) -> Any:
-    """The solution of a triangular system."""
-    return ops.triangular_solve(
-        a,
-        b,
-        left_side=True,
-        lower=lower,
-        transpose_a=transpose,
-        conjugate_a=conjugate,
-        unit_diagonal=unit_diagonal,
-    )
+    return solve_columns(a, b)
 
 
 def inv(a: Any) -> Any:
@@ -156,58 +110,19 @@ def slogdet(a: Any, *, method: str | None = None) -> SlogdetResult:
     if method not in (None, "lu", "qr"):
         raise ValueError(f"Unknown slogdet method '{method}'. Supported methods are 'lu' (`None`), and 'qr'.")
     a = _matrix("jnp.linalg.slogdet", a)
-    dtype = type_of(a).dtype
     if shape_of(a)[-1] == 0:
-        shape = shape_of(a)[:-2]
+        shape, dtype = shape_of(a)[:-2], type_of(a).dtype
         return SlogdetResult(full(shape, 1, dtype), zeros(shape, real_dtype(dtype)))
-    factors, pivots, _ = ops.lu(a)
-    d = _diagonal(factors, 0, -2, -1)
-    sign = _permutation_sign(pivots, dtype)
-    zero = e.equal(_min(e.absolute(d), axis=-1), 0)
-    # a singular matrix: determinant 0, logarithm -inf
-    signs = _prod(e.sign(d), axis=-1)
-    logs = _sum(e.log(e.absolute(d)), axis=-1)
-    sign = where(zero, dtype.type(0), e.multiply(sign, signs))
-    return SlogdetResult(sign, where(zero, real_dtype(dtype).type(-np.inf), logs))
-
-
-def _permutation_sign(pivots: Any, dtype: Any) -> Any:
-    """-1 or 1 by the number of rows that pivoting exchanged."""
-    shape = shape_of(pivots)
-    places = ops.broadcasted_iota(np.dtype(np.int32), shape, len(shape) - 1)
-    swaps = ops.reduce_sum(ops.convert_element_type(ops.ne(pivots, places), np.dtype(np.int32)), (len(shape) - 1,))
-    odd = ops.ne(ops.bitwise_and(swaps, np.int32(1)), np.int32(0))
-    return ops.select(odd, dtype.type(-1), broadcast_to_shape(as_array("slogdet", dtype.type(1)), shape[:-1]))
+    return SlogdetResult(*log_determinant(a))
 
 
 def det(a: Any) -> Any:
     """The determinant."""
     a = _matrix("jnp.linalg.det", a)
     shape = shape_of(a)
-    n = shape[-1]
-    if n == 0:
+    if shape[-1] == 0:
         return full(shape[:-2], 1, type_of(a).dtype)
-    if n <= 3:
-        return _small_determinant(a, n)
-    factors, pivots, _ = ops.lu(a)
-    return e.multiply(_permutation_sign(pivots, type_of(a).dtype), _prod(_diagonal(factors, 0, -2, -1), axis=-1))
-
-
-def _small_determinant(a: Any, n: int) -> Any:
-    """Cofactors: exact derivatives also where the matrix is singular, and no pivoting."""
-
-    def at(i: int, j: int) -> Any:
-        return a[..., i, j]
-
-    if n == 1:
-        return at(0, 0)
-    if n == 2:
-        return e.subtract(e.multiply(at(0, 0), at(1, 1)), e.multiply(at(0, 1), at(1, 0)))
-
-    def minor(j: int, k: int) -> Any:
-        return e.subtract(e.multiply(at(1, j), at(2, k)), e.multiply(at(1, k), at(2, j)))
-
-    return at(0, 0) * minor(1, 2) - at(0, 1) * minor(0, 2) + at(0, 2) * minor(0, 1)
+    return determinant(a)
 
 
 def eigh(a: Any, UPLO: str | None = None, symmetrize_input: bool = True) -> EighResult:

@@ -324,6 +324,9 @@ def _variance(
     axes = axis_indices(name, axis, len(shape))
     center = _mean(x, axes, keepdims=True, where=where) if mean is None else mean
     centered = subtract(x, center)
+    if where is not None:
+        # also before squaring: what is left out may be NaN, and must not reach derivatives
+        centered = masked(name, centered, where, wide.type(0))
     if is_complex(wide):
         deviation = ops.add(square(ops.real(centered)), square(ops.imag(centered)))
     else:

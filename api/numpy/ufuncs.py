@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import numpy as np
@@ -23,31 +22,23 @@ from tracegrad.numpy.promotion import (
     to_dtype,
 )
 from tracegrad.numpy.selection import where
+from tracegrad.transforms.custom import custom_jvp
 
 
-@functools.cache
-def _log_add_exp() -> Any:
-    """logaddexp over two arrays of one type, with the derivative that is exact also where both are equal or infinite."""
-    from tracegrad.transforms.custom import custom_jvp
+@custom_jvp
+def _log_add_exp(x: Any, y: Any) -> Any:
+    largest, difference = ops.max(x, y), ops.sub(x, y)
+    # equal infinities differ by NaN; their sum is right
+    smooth = ops.add(largest, ops.log1p(ops.exp(ops.neg(ops.abs(difference)))))
+    return ops.select(ops.ne(difference, difference), ops.add(x, y), smooth)
 
-    def value(x: Any, y: Any) -> Any:
-        largest, difference = ops.max(x, y), ops.sub(x, y)
-        # equal infinities differ by NaN; their sum is right
-        smooth = ops.add(largest, ops.log1p(ops.exp(ops.neg(ops.abs(difference)))))
-        return ops.select(ops.ne(difference, difference), ops.add(x, y), smooth)
 
-    function = custom_jvp(value)
-
-    def rule(primals: Any, tangents: Any) -> Any:
-        x, y = primals
-        out = function(x, y)
-        # shares of the sum; an infinite output has all of it in the larger term
-        share_x, share_y = (ops.exp(_finite_difference(v, out)) for v in (x, y))
-        tangent = ops.add(ops.mul(tangents[0], share_x), ops.mul(tangents[1], share_y))
-        return out, tangent
-
-    function.defjvp(rule)
-    return function
+@_log_add_exp.defjvp
+def _log_add_exp_rule(primals: Any, tangents: Any) -> Any:
+    """Each tangent by its term's share of the sum: right also where both are equal or infinite."""
+    out = _log_add_exp(*primals)
+    share_x, share_y = (ops.exp(_finite_difference(v, out)) for v in primals)
+    return out, ops.add(ops.mul(tangents[0], share_x), ops.mul(tangents[1], share_y))
 
 
 def _finite_difference(x: Any, out: Any) -> Any:
@@ -63,7 +54,7 @@ def logaddexp(x1: Any, x2: Any, /) -> Any:
         larger = ops.select(ops.gt(ops.real(x1), ops.real(x2)), x1, x2)
         smaller = ops.select(ops.gt(ops.real(x1), ops.real(x2)), x2, x1)
         return ops.add(larger, ops.log1p(ops.exp(ops.sub(smaller, larger))))
-    return _log_add_exp()(x1, x2)
+    return _log_add_exp(x1, x2)
 
 
 def logaddexp2(x1: Any, x2: Any, /) -> Any:

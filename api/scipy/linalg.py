@@ -16,7 +16,7 @@ from tracegrad.ir.types import is_complex
 from tracegrad.lax import linalg as lax_linalg
 from tracegrad.lax.operands import value
 from tracegrad.lax.structural import broadcast_shapes
-from tracegrad.numpy.linalg import permute_rows
+from tracegrad.numpy.determinants import permute_rows
 from tracegrad.numpy.promotion import broadcast_to_shape, promote_inexact
 from tracegrad.scipy.structured_matrices import block_diag as block_diag
 from tracegrad.scipy.structured_matrices import circulant as circulant
