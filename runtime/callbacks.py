@@ -5,8 +5,8 @@ A compiled program that contains callbacks calls one C function, `tg.runtime.cal
     int32 tg.runtime.callback(int64 handle, ptr* operands, ptr* results)
 
 The handle names a Python function with the types of its operands and results; it is not part of the code but read from the
-slots that follow the constants (`CompiledObject.callbacks`, in order, gives what each slot stands for). The function gets copies of
-the operands. If it raises, the exception is kept, the native function returns at once with the non-zero result, and the
+slots that follow the constants (`CompiledObject.callbacks`, in order, gives what each slot stands for). The function gets read-only
+copies of the operands. If it raises, the exception is kept, the native function returns at once with the non-zero result, and the
 exception is raised again where the program was called.
 """
 
@@ -60,8 +60,8 @@ def _at(address: int | None, t: ArrayType) -> np.ndarray:
     nbytes = t.nbytes
     if not nbytes:
         return np.empty(t.shape, t.dtype)
-    memory = (ctypes.c_char * nbytes).from_address(address or 0)
-    return np.frombuffer(memory, t.dtype).reshape(t.shape).copy()
+    copy = ctypes.string_at(address or 0, nbytes)
+    return np.frombuffer(copy, t.dtype).reshape(t.shape)
 
 
 def _call(number: int, operands: Any, results: Any) -> int:
