@@ -5,6 +5,8 @@ Each is a minimax fit: Remez' exchange algorithm (E. Y. Remez, 1934; in W. J. Co
 variable and where. Any Remez program gives the same numbers to the precision that matters.
 """
 
+from tracegrad.ir.special import ERF_INV_CENTRE, ERF_INV_TAIL
+
 # (exp(r) - 1 - r) / r^2 in r, |r| <= log(2)/2; weighted by r^2 / exp(r)
 EXP_F32 = (
     0.4999999344723461,
@@ -269,26 +271,6 @@ ERFINV_F64_C = (
     -7.168100440176746e-12,
 )
 
-# erf_inv for f32: M. Giles, "Approximating the erfinv function", GPU Computing Gems (2010): in w - 2.5 for w < 5, in sqrt(w) - 3 beyond.
-ERFINV_F32_A = (
-    1.50140941,
-    0.246640727,
-    -0.00417768164,
-    -0.00125372503,
-    0.00021858087,
-    -4.39150654e-06,
-    -3.5233877e-06,
-    3.43273939e-07,
-    2.81022636e-08,
-)
-ERFINV_F32_B = (
-    2.83297682,
-    1.00167406,
-    0.00943887047,
-    -0.0076224613,
-    0.00573950773,
-    -0.00367342844,
-    0.00134934322,
-    0.000100950558,
-    -0.000200214257,
-)
+# erf_inv for f32 is the approximation of its evaluation.
+ERFINV_F32_A = ERF_INV_CENTRE
+ERFINV_F32_B = ERF_INV_TAIL
