@@ -237,13 +237,104 @@ def test_errors_leave_no_trace_behind() -> None:
     assert f(X).tolist() == [1, 2, 3, 4]
 
 
-def test_deleted_and_donated_arguments() -> None:
-    f = jit(lambda x: x + 1, donate_argnums=0)
-    assert f(X).tolist() == [1, 2, 3, 4]
+def test_deleted_arguments() -> None:
     x = X + 0
     x.delete()
     with pytest.raises(RuntimeError, match="deleted"):
-        f(x)
+        jit(lambda x: x + 1)(x)
+
+
+def test_donated_arguments_are_deleted() -> None:
+    f = jit(lambda state, x: ({"w": state["w"] + x, "n": state["n"] + 1}, x.sum()), donate_argnames="state")
+    for call in (lambda s: f(s, X), lambda s: f(state=s, x=X)):
+        state = {"w": X + 0, "n": jnp.float32(0)}
+        new, _ = call(state)
+        assert state["w"].is_deleted() and state["n"].is_deleted() and not X.is_deleted()
+        assert new["w"].tolist() == [0, 2, 4, 6]
+    with pytest.raises(RuntimeError, match="deleted"):
+        state["w"] + 1
+    with pytest.raises(RuntimeError, match="deleted"):
+        f(state, X)
+
+
+def test_donated_arrays_may_come_back_and_stay_whole_where_they_are_seen() -> None:
+    f = jit(lambda x: x, donate_argnums=0)
+    x = X + 0
+    seen = np.asarray(x)
+    y = f(x)
+    assert x.is_deleted() and y.tolist() == [0, 1, 2, 3] and seen.tolist() == [0, 1, 2, 3]
+    g = jit(lambda x, y: x + y, donate_argnums=0)
+    with pytest.raises(ValueError, match="donated"):
+        g(y, y)
+    assert not y.is_deleted()
+
+
+def test_useless_donations_are_reported_and_kept() -> None:
+    x = X + 0
+    with pytest.warns(UserWarning, match="donated buffers were not usable: f32"):
+        jit(lambda x: x.sum(), donate_argnums=0)(x)
+    assert not x.is_deleted()
+    with pytest.raises(ValueError, match="both static and donated"):
+        jit(lambda x: x, static_argnums=0, donate_argnums=0)
+
+
+def test_donation_inside_a_trace_does_nothing() -> None:
+    inner = jit(lambda x: x * 2, donate_argnums=0)
+    assert jit(lambda x: inner(x) + x)(X).tolist() == [0, 3, 6, 9] and not X.is_deleted()
+
+
+def test_results_belong_to_the_caller() -> None:
+    f = jit(lambda x: (x, jnp.zeros(2), x + 1))
+    for _ in range(2):
+        for y in f(X):
+            y.delete()
+    assert not X.is_deleted()
+
+
+def test_wrapping_again_traces_once() -> None:
+    traced = []
+
+    def f(x):
+        traced.append(1)
+        return x + 1
+
+    for _ in range(3):
+        jit(f)(X)
+    assert len(traced) == 1
+    jit(f, static_argnums=0)(3)
+    assert len(traced) == 2
+
+
+def test_the_short_way_is_left_when_anything_changes() -> None:
+    f = jit(lambda x, s: x * s)
+    for s in (2.0, 3.0, 2, True, np.float32(2), 2.0, jnp.float32(2), np.ones(4, np.float32), 1j, 2.0):
+        np.testing.assert_allclose(np.asarray(f(X, s)), np.asarray(X) * np.asarray(s))
+    with pytest.raises(OverflowError):
+        f(X, 2), f(X, 2**40)
+    with pytest.raises(TypeError):
+        f(X, 2.0), f(X, "2.0")
+    f(X, 2.0)
+    assert f(X, s=2.0).tolist() == [0, 2, 4, 6]
+    with config.override("enable_x64", True):
+        assert f(jnp.arange(4.0), 2.0).dtype == np.float64
+    assert f(X, 2.0).dtype == np.float32
+    with config.override("disable_jit", True):
+        assert f(X, 2.0).tolist() == [0, 2, 4, 6]
+    assert vmap(f, in_axes=(0, None))(X, 2.0).tolist() == [0, 2, 4, 6]
+    config.update("debug_nans", True)
+    try:
+        with pytest.raises(FloatingPointError):
+            f(X, float("nan"))
+    finally:
+        config.update("debug_nans", False)
+    f.clear_cache()
+    assert f(X, 2.0).tolist() == [0, 2, 4, 6]
+
+
+def test_nans_are_found_where_they_are_made() -> None:
+    f = jit(lambda x: jnp.log(x) + 1)
+    with config.override("debug_nans", True), pytest.raises(FloatingPointError, match="nan.* in log"):
+        f(-X - 1)
 
 
 def test_zero_sizes_and_no_arguments() -> None:
