@@ -111,16 +111,16 @@ class JitFunction:
         self._name = getattr(fun, "__name__", type(fun).__name__)
         # The trace that was used last, and how the arguments of the last call could be recognized without flattening them.
         self._recent: tuple[Any, Traced] | None = None
-        self._kinds: list[Any] | None = None
-        self._quick: tuple[Executable, Any] | None = None
-        self._epoch = -1
+        # One tuple, replaced as a whole: other threads may call, too, and must never pair these kinds with another's executable.
+        self._quick: tuple[int, list[Any], Executable, Any] | None = None
         _functions.add(self)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if self._epoch == config.epoch and not kwargs and _interpreter() is None and _overridden() is None:
+        quick = self._quick
+        if quick is not None and not kwargs and _interpreter() is None and _overridden() is None:
+            epoch, kinds, executable, tree = quick
             # The arguments of the last call again, arrays and numbers of the same types; no flag and no transformation in the way.
-            if [x.aval if type(x) is ArrayImpl else type(x) for x in args] == self._kinds:
-                executable, tree = self._quick  # type: ignore[misc]
+            if epoch == config.epoch and [x.aval if type(x) is ArrayImpl else type(x) for x in args] == kinds:
                 outs = executable(args)
                 return outs[0] if tree is None else tree_unflatten(tree, outs)
         if config.disable_jit:
@@ -140,9 +140,8 @@ class JitFunction:
         kinds = [x.aval if type(x) is ArrayImpl else type(x) for x in args]
         if all([x is y for x, y in zip(args, leaves)]) and all([type(k) is ArrayType or k in _NUMBERS for k in kinds]):
             if _overridden() is None and self._static.none:
-                self._epoch = -1  # other threads: the three change together
-                self._kinds, self._quick = kinds, (traced.executable, None if traced.out_tree.is_leaf() else traced.out_tree)
-                self._epoch = config.epoch
+                tree = None if traced.out_tree.is_leaf() else traced.out_tree
+                self._quick = (config.epoch, kinds, traced.executable, tree)
 
     def _run_checked(self, traced: Traced, leaves: Sequence[Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run under debug_nans or debug_infs: what is not finite is looked for once more one operation at a time, to name it."""
@@ -228,8 +227,7 @@ class JitFunction:
     def clear_cache(self) -> None:
         """Forget all that was traced and compiled."""
         self._traces.clear()
-        self._recent = self._kinds = self._quick = None
-        self._epoch = -1
+        self._recent = self._quick = None
 
     def _cache_size(self) -> int:
         return len(self._traces)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import sys
 import threading
 from dataclasses import dataclass
 
@@ -369,6 +370,30 @@ def test_threads() -> None:
         t.start()
     for t in threads:
         t.join()
+    assert not wrong
+
+
+def test_threads_with_arguments_of_different_types() -> None:
+    f = jit(lambda x: x * 2 + 1)
+    xs = [from_numpy(np.full(n, 1.0)) for n in (3, 50_000, 1)]
+    wrong = []
+
+    def work(x: ArrayImpl) -> None:
+        for _ in range(300):
+            y = f(x)
+            if y.shape != x.shape or float(y[-1]) != 3:
+                wrong.append(y.shape)
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        threads = [threading.Thread(target=work, args=(x,)) for x in xs]
+        for t in threads:
+            t.start()
+        for t in threads:
+            t.join()
+    finally:
+        sys.setswitchinterval(interval)
     assert not wrong
 
 
