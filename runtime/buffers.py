@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from tracegrad.runtime import pool
+
 ALIGNMENT = 64
 """Bytes: the width of a cache line and of the widest vectors."""
 
@@ -72,16 +74,18 @@ if _bytes_lie_where_expected():
             start = id(memory) + _BYTES_DATA
             offset = -start & (ALIGNMENT - 1)
             return np.ndarray(shape, dtype, memory, offset), start + offset
-        return _large_result(shape, dtype)
+        return _large_result(shape, dtype, nbytes)
 
 else:
 
     def result(shape: tuple[int, ...], dtype: np.dtype[Any], nbytes: int) -> tuple[np.ndarray, int]:
         """A read-only aligned array for native code to write its result to, and its address."""
-        return _large_result(shape, dtype)
+        return _large_result(shape, dtype, nbytes)
 
 
-def _large_result(shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[np.ndarray, int]:
+def _large_result(shape: tuple[int, ...], dtype: np.dtype[Any], nbytes: int) -> tuple[np.ndarray, int]:
+    if nbytes >= pool.SMALLEST:
+        return pool.take(shape, dtype, nbytes)
     x = empty(shape, dtype)
     x.setflags(False)
     return x, pointer(x)
