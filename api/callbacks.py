@@ -13,6 +13,7 @@ from tracegrad.ir.calls import CallbackRef, callback_p, pure_callback_p
 from tracegrad.ir.primitive import Primitive
 from tracegrad.ir.types import ArrayType
 from tracegrad.lax.operands import value
+from tracegrad.runtime.array import from_numpy
 from tracegrad.tracer.pytree import TreeDef, structure_error, tree_flatten
 
 VMAP_METHODS = ("sequential", "sequential_unrolled", "expand_dims", "broadcast_all", "legacy_vectorized")
@@ -36,8 +37,9 @@ def call(
     out_tree: TreeDef,
     ordered: bool,
     kind: str,
+    vmap_method: str | None = "sequential",
 ) -> Any:
-    """Record (or, outside of tracing, make) a call of `function` with NumPy arrays in the place of the arrays among its arguments.
+    """Record (or, outside of tracing, make) a call of `function` with concrete arrays in the place of the arrays among its arguments.
 
     Arguments that are not arrays or numbers go to the function as they are.
     """
@@ -47,7 +49,8 @@ def call(
     static = {i: x for i, x in enumerate(leaves) if i not in set(dynamic)}
 
     def flat(*arrays: np.ndarray) -> list[np.ndarray]:
-        given = dict(zip(dynamic, arrays))
+        # A copy where the memory belongs to somebody who may write to it.
+        given = {i: from_numpy(x, copy=x.flags.writeable) for i, x in zip(dynamic, arrays)}
         a, k = tree.unflatten([static[i] if i in static else given[i] for i in range(len(leaves))])
         out = function(*a, **k)
         if kind == "debug":
@@ -58,15 +61,13 @@ def call(
         return [_result(label, x, t) for x, t in zip(results, out_types)]
 
     label = getattr(function, "__name__", type(function).__name__)
-    ref = CallbackRef(label, flat)
+    ref = CallbackRef(label, flat, vmap_method)
     outs = bind(primitive, *operands, callback=ref, out_types=tuple(out_types), ordered=bool(ordered), kind=kind)
     return out_tree.unflatten(outs)
 
 
 def _result(label: str, x: Any, t: ArrayType) -> np.ndarray:
     x = np.asarray(x)
-    if x.shape != t.shape:
-        raise ValueError(f"the callback {label} returned an array of shape {x.shape}, declared is {t.shape}")
     if x.dtype != t.dtype and dtypes.canonicalize_dtype(x.dtype) != t.dtype:
         raise TypeError(f"the callback {label} returned an array of dtype {x.dtype}, declared is {t.dtype}")
     return np.asarray(x, t.dtype, order="C")
@@ -92,13 +93,15 @@ def pure_callback(
 ) -> Any:
     """The result of `callback(*args, **kwargs)`, a Python function without side effects, inside of compiled programs too.
 
-    result_shape_dtypes: a pytree of ShapeDtypeStructs (or arrays) that describes the result. Under vmap the function is called once for
-    each example, whatever the vmap_method.
+    result_shape_dtypes: a pytree of ShapeDtypeStructs (or arrays) that describes the result.
+    vmap_method: what vmap does. "sequential": call the function once for each example; "expand_dims": call it once, with a leading axis
+        on every argument, of size one where the argument is not batched; "broadcast_all": the same with that axis broadcast. None: vmap
+        raises NotImplementedError.
     """
     if vmap_method is not None and vmap_method not in VMAP_METHODS:
         raise ValueError(f"vmap_method must be one of {VMAP_METHODS}, got {vmap_method!r}")
     types, tree = _declared("pure_callback", result_shape_dtypes)
-    return call("pure_callback", pure_callback_p, callback, args, kwargs, types, tree, False, "pure")
+    return call("pure_callback", pure_callback_p, callback, args, kwargs, types, tree, False, "pure", vmap_method)
 
 
 def io_callback(

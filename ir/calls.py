@@ -65,13 +65,17 @@ class DerivativeRule(Reference):
 
 
 class CallbackRef(Reference):
-    """A Python function that a compiled program calls: `function(*numpy arrays) -> sequence of arrays`."""
+    """A Python function that a compiled program calls: `function(*numpy arrays) -> sequence of arrays`.
 
-    __slots__ = ("function",)
+    vmap_method: how a batch of calls is made, as `pure_callback` describes; None: not at all.
+    """
 
-    def __init__(self, name: str, function: Callable[..., Any]):
+    __slots__ = ("function", "vmap_method")
+
+    def __init__(self, name: str, function: Callable[..., Any], vmap_method: str | None = "sequential"):
         super().__init__(name)
         self.function = function
+        self.vmap_method = vmap_method
 
 
 class PolicyRef(Reference):
@@ -144,7 +148,9 @@ def _evaluate_callback(
     for i, (x, t) in enumerate(zip(results, out_types)):
         x = np.asarray(x)
         if x.shape != t.shape or x.dtype != t.dtype:
-            raise ValueError(f"result {i} of the callback {callback} is {x.dtype}{list(x.shape)}, declared as {t}")
+            raise ValueError(
+                f"result {i} of the callback {callback} has the shape {x.shape} and dtype {x.dtype}, declared is {t}"
+            )
         checked.append(x)
     return tuple(checked)
 

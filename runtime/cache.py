@@ -59,7 +59,16 @@ def _setting() -> str:
     except PackageNotFoundError:
         own = "source"
     return "|".join(
-        (own, _sources(), llvmlite.__version__, str(llvm.llvm_version_info), host.triple, host.cpu, host.features, str(host.vector_bits))
+        (
+            own,
+            _sources(),
+            llvmlite.__version__,
+            str(llvm.llvm_version_info),
+            host.triple,
+            host.cpu,
+            host.features,
+            str(host.vector_bits),
+        )
     )
 
 

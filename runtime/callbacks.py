@@ -23,10 +23,9 @@ from tracegrad.ir import bind
 from tracegrad.ir.calls import CallbackRef, callback_p
 from tracegrad.ir.types import ArrayType
 from tracegrad.runtime import symbols
+from tracegrad.runtime.buffers import pointer
 
-_TRAMPOLINE = ctypes.CFUNCTYPE(
-    ctypes.c_int32, ctypes.c_int64, ctypes.POINTER(ctypes.c_void_p), ctypes.POINTER(ctypes.c_void_p)
-)
+_TRAMPOLINE = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_int64, ctypes.POINTER(ctypes.c_void_p), ctypes.POINTER(ctypes.c_void_p))
 
 Entry = tuple[CallbackRef, tuple[ArrayType, ...], tuple[ArrayType, ...]]
 
@@ -73,7 +72,7 @@ def _call(number: int, operands: Any, results: Any) -> int:
         for i, x in enumerate(outs):
             if x.nbytes:
                 x = np.ascontiguousarray(x)
-                ctypes.memmove(results[i], x.__array_interface__["data"][0], x.nbytes)
+                ctypes.memmove(results[i], pointer(x), x.nbytes)
         return 0
     except BaseException as e:  # also KeyboardInterrupt: it must not be lost in native code
         _pending.exception = e

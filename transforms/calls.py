@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from tracegrad.ir import ops
 from tracegrad.ir.bind import bind, type_of, using
 from tracegrad.ir.calls import call_p, callback_p, name_p, optimization_barrier_p, pure_callback_p
 from tracegrad.ir.control_flow import scan_p
@@ -140,6 +141,17 @@ def _define_callback(prim: Any) -> None:
         return outs, [Zero(tangent_type(t)) for t in params["out_types"]]
 
     def batch(axis: Axis, args: Sequence[Any], dims: Sequence[int | None], **params: Any) -> tuple[Any, Any]:
+        method = params["callback"].vmap_method
+        if params["ordered"] and params["kind"] == "io":
+            raise ValueError("Cannot `vmap` ordered IO callback: whose call would come first?")
+        if params["kind"] == "pure" and method is None:
+            raise NotImplementedError(
+                "vmap is only supported for pure_callback when its vmap_method says how: 'sequential' and 'sequential_unrolled' call the "
+                "function for each example; 'expand_dims' and 'broadcast_all' call it once, with a new leading axis, of size one or "
+                "broadcast for what is not batched"
+            )
+        if params["kind"] == "pure" and method not in ("sequential", "sequential_unrolled"):
+            return at_once(axis, args, dims, method, **params)
         # One call per example, in order.
         fixed = [x for x, d in zip(args, dims) if d is None]
         scanned = [to_dim(x, d, 0, axis.size) for x, d in zip(args, dims) if d is not None]
@@ -162,6 +174,20 @@ def _define_callback(prim: Any) -> None:
             num_carry=0,
             unroll=1,
         )
+        return outs, [0] * len(outs)
+
+    def at_once(axis: Axis, args: Sequence[Any], dims: Sequence[int | None], method: str, **params: Any) -> tuple[Any, Any]:
+        """One call for all examples."""
+        operands = []
+        for x, d in zip(args, dims):
+            if d is not None:
+                x = to_dim(x, d, 0, axis.size)
+            elif method != "legacy_vectorized":
+                shape = (axis.size if method == "broadcast_all" else 1, *type_of(x).shape)
+                x = ops.broadcast_in_dim(x, shape, tuple(range(1, len(shape))))
+            operands.append(x)
+        types = tuple([t.update(shape=(axis.size, *t.shape)) for t in params["out_types"]])
+        outs = bind(prim, *operands, **{**params, "out_types": types})
         return outs, [0] * len(outs)
 
     prim.define(jvp=jvp, batch=batch, transpose=Declined("a callback is not linear"))
