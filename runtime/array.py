@@ -44,7 +44,7 @@ class ArrayImpl(Array):
         return data.copy() if copy else data
 
     def __buffer__(self, flags: int) -> memoryview:
-        return memoryview(self._numeric())
+        return memoryview(self._numeric())  # type: ignore[arg-type]  # older stubs do not know that arrays are buffers
 
     def __dlpack_device__(self) -> tuple[int, int]:
         return (1, 0)

@@ -87,7 +87,7 @@ def _large_result(shape: tuple[int, ...], dtype: np.dtype[Any], nbytes: int) -> 
     if nbytes >= pool.SMALLEST:
         return pool.take(shape, dtype, nbytes)
     x = empty(shape, dtype)
-    x.setflags(False)
+    x.setflags(write=False)
     return x, pointer(x)
 
 

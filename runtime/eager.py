@@ -52,7 +52,7 @@ class Eager:
         if primitive.regions:
             return self._control_flow(primitive, args, params)
         in_types = tuple([x.aval if type(x) is ArrayImpl else _type(x) for x in args])
-        key = (name, in_types, *params.items()) if params else (name, in_types)
+        key: Any = (name, in_types, *params.items()) if params else (name, in_types)
         try:
             out_types = self.types.get(key)
         except TypeError:  # a parameter that cannot be hashed
