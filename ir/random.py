@@ -6,6 +6,7 @@ key is what it makes of 0, 1, 2, ... Everything else about random numbers is com
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -27,10 +28,32 @@ def _threefry_type(*types: ArrayType) -> tuple[ArrayType, ArrayType]:
     return out, out
 
 
+def _threefry_of_ints(k0: int, k1: int, x0: int, x1: int) -> tuple[int, int]:
+    keys = (k0, k1, k0 ^ k1 ^ PARITY)
+    x0, x1 = (x0 + k0) & 0xFFFFFFFF, (x1 + k1) & 0xFFFFFFFF
+    for block in range(5):
+        for rotation in ROTATIONS[block % 2]:
+            x0 = (x0 + x1) & 0xFFFFFFFF
+            x1 = (x1 << rotation & 0xFFFFFFFF | x1 >> (32 - rotation)) ^ x0
+        x0 = (x0 + keys[(block + 1) % 3]) & 0xFFFFFFFF
+        x1 = (x1 + keys[(block + 2) % 3] + block + 1) & 0xFFFFFFFF
+    return x0, x1
+
+
+FEW = 6
+"""Up to so many counters are faster enciphered one by one, as Python integers, than by a hundred NumPy operations."""
+
+
 def _threefry(k0: np.ndarray, k1: np.ndarray, x0: np.ndarray, x1: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    shape = max(k0.shape, k1.shape, x0.shape, x1.shape, key=len)
+    size = prod(shape)
+    if size <= FEW:
+        rows = [x.ravel().tolist() if x.shape else [x.item()] * size for x in (k0, k1, x0, x1)]
+        pairs = [_threefry_of_ints(*row) for row in zip(*rows)]
+        out = np.array(pairs, UINT32).reshape(size, 2)
+        return out[:, 0].reshape(shape), out[:, 1].reshape(shape)
     with np.errstate(over="ignore"):
         keys = (k0, k1, k0 ^ k1 ^ np.uint32(PARITY))
-        shape = np.broadcast_shapes(k0.shape, k1.shape, x0.shape, x1.shape)
         y0, y1 = np.empty(shape, UINT32), np.empty(shape, UINT32)
         np.add(x0, k0, out=y0)
         np.add(x1, k1, out=y1)

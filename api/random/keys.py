@@ -10,21 +10,25 @@ prefixes of longer ones. With `threefry_partitionable` false the older layout is
 
 from __future__ import annotations
 
+import functools
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from tracegrad.ir import ops
 from tracegrad.ir.array import Array
-from tracegrad.ir.bind import type_of
+from tracegrad.ir.bind import is_eager, type_of
 from tracegrad.ir.config import config
+from tracegrad.ir.random import threefry2x32_p
 from tracegrad.ir.types import KeyDType, is_integer, is_key
 from tracegrad.ir.types import key_dtype as _key_dtype
 from tracegrad.lax.operands import value
 from tracegrad.numpy.promotion import stage
+from tracegrad.runtime.array import ArrayImpl, from_numpy, keys_from_words
+from tracegrad.runtime.jit import jit
 
 U32 = np.dtype(np.uint32)
 IMPL = "threefry2x32"
@@ -121,12 +125,31 @@ def words(name: str, key: Any) -> Words:
 
 def single(name: str, key: Any) -> tuple[Words, bool]:
     """The words of a single key, and whether it is typed."""
+    if type(key) is ArrayImpl and is_eager():
+        # Words known now: the operations that would pick them are not worth their time. Inside of a traced function they would become
+        # part of the program, which would then be compiled for every key.
+        words = key._np
+        if words.shape == (2,) and words.dtype == U32:
+            return Words(words[0], words[1]), is_key(key.aval.dtype)
     data, typed, shape = _checked(name, key)
     if shape:
         raise ValueError(
             f"{name} accepts a single key, but was given a key array of shape {shape} != (). Use tracegrad.vmap for batching."
         )
     return Words(ops.reshape(ops.slice(data, (0,), (1,)), ()), ops.reshape(ops.slice(data, (1,), (2,)), ())), typed
+
+
+def _known(key: Words) -> bool:
+    """Whether a key's words are known and nothing is being traced: then NumPy is asked directly."""
+    return isinstance(key.k0, np.uint32) and isinstance(key.k1, np.uint32) and is_eager() and bool(config.threefry_partitionable)
+
+
+def _encipher_now(key: Words, *counters: Any) -> Sequence[np.ndarray]:
+    return threefry2x32_p.evaluate(*[np.asarray(x) for x in (*key, *counters)])
+
+
+def _wrapped(words: np.ndarray, typed: bool) -> Any:
+    return keys_from_words(words) if typed else from_numpy(words, copy=False)
 
 
 def _num(name: str, num: Any) -> tuple[int, ...]:
@@ -137,7 +160,11 @@ def _num(name: str, num: Any) -> tuple[int, ...]:
 def split(key: Any, num: int | tuple[int, ...] = 2) -> Any:
     """`num` (a number, or a shape) new keys from one, which should not be used again."""
     parent, typed = single("split", key)
-    data = _split_data(parent, _num("split", num))
+    shape = _num("split", num)
+    if _known(parent):
+        counters = np.arange(math.prod(shape), dtype=U32)
+        return _wrapped(np.stack(_encipher_now(parent, np.uint32(0), counters), -1).reshape(*shape, 2), typed)
+    data = _split_data(parent, shape)
     return ops.key_wrap(data) if typed else data
 
 
@@ -149,6 +176,9 @@ def _split_data(parent: Words, shape: tuple[int, ...]) -> Any:
 
 def fork(parent: Words, n: int = 2) -> list[Words]:
     """The first `n` children of a key, as `split` makes them, as scalars."""
+    if _known(parent):
+        y0, y1 = _encipher_now(parent, np.uint32(0), np.arange(n, dtype=U32))
+        return [Words(a, b) for a, b in zip(y0, y1)]
     if config.threefry_partitionable:
         return [Words(*ops.threefry2x32(*parent, np.uint32(0), np.uint32(i))) for i in range(n)]
     data = _split_data(parent, (n,))
@@ -179,6 +209,8 @@ def fold_in(key: Any, data: Any) -> Any:
                 f"fold_in accepts a scalar, but was given an array of shape {t.shape} != (). Use tracegrad.vmap for batching."
             )
         low = data if t.dtype == U32 else ops.convert_element_type(data, U32)
+    if isinstance(low, np.uint32) and _known(parent):
+        return _wrapped(np.stack(_encipher_now(parent, np.uint32(0), low)), typed)
     out = _stack(*ops.threefry2x32(*parent, np.uint32(0), low), ())
     return ops.key_wrap(out) if typed else out
 
@@ -241,6 +273,28 @@ def _encipher(key: Words, n: int) -> Any:
     return ops.slice(out, (0,), (n,)) if n % 2 else out
 
 
+LARGE = 1 << 14
+"""From so many numbers on a draw outside of jit is compiled: NumPy takes a hundred passes over memory for what is one loop."""
+
+
+def compiled_if_large(draw: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorate `draw(words, *static)`, one of whose static arguments is a shape."""
+
+    @functools.lru_cache(maxsize=256)
+    def compiled(static: tuple[Any, ...]) -> Callable[..., Any]:
+        return jit(lambda k0, k1: draw(Words(k0, k1), *static))
+
+    @functools.wraps(draw)
+    def function(key: Words, *static: Any) -> Any:
+        if isinstance(key.k0, np.uint32) and is_eager() and not config.disable_jit:
+            if any(math.prod(s) >= LARGE for s in static if isinstance(s, tuple)):
+                return compiled(static)(*key)
+        return draw(key, *static)
+
+    return function
+
+
+@compiled_if_large
 def random_bits(key: Words, width: int, shape: tuple[int, ...]) -> Any:
     """Unsigned integers of `width` (8, 16, 32, 64) random bits."""
     dtype = np.dtype(f"u{width // 8}")

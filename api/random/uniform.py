@@ -12,7 +12,7 @@ from tracegrad.ir.types import is_complex, is_float, is_integer
 from tracegrad.lax.operands import as_dtype, value
 from tracegrad.lax.structural import broadcast_shapes
 from tracegrad.numpy.promotion import broadcast_to_shape
-from tracegrad.random.keys import Words, as_shape, fork, random_bits, words
+from tracegrad.random.keys import Words, as_shape, compiled_if_large, fork, random_bits, words
 
 
 def float_dtype(name: str, dtype: Any) -> Any:
@@ -57,6 +57,7 @@ def bits(key: Any, shape: Any = (), dtype: Any = None, *, out_sharding: Any = No
     return random_bits(words("bits", key), 8 * dtype.itemsize, as_shape("bits", shape))
 
 
+@compiled_if_large
 def unit(key: Words, shape: tuple[int, ...], dtype: Any) -> Any:
     """Uniform numbers in [0, 1): random mantissas under the exponent of 1, minus 1."""
     info = dtypes.finfo(dtype)
@@ -100,6 +101,7 @@ def uniform(
     return between(words("uniform", key), shape, dtype, low, high)
 
 
+@compiled_if_large
 def gaussian(key: Words, shape: tuple[int, ...], dtype: Any) -> Any:
     """Standard normal numbers: the inverse error function of uniform ones."""
     low = np.nextafter(np.asarray(-1.0, dtype), np.asarray(0.0, dtype)).astype(dtype)[()]
