@@ -247,3 +247,42 @@ def test_random_draws_feed_linear_algebra():
     cov = jnp.array(SPD)
     x = random.multivariate_normal(random.key(0), jnp.zeros(4), cov, (2000,))
     close(np.cov(np.asarray(x).T), SPD, 0.6)
+
+
+GENERAL = A + 6 * np.eye(4, dtype=F32)
+
+
+@pytest.mark.parametrize(("name", "matrix"), [("cg", SPD), ("bicgstab", GENERAL), ("gmres", GENERAL)])
+def test_krylov_methods_and_their_derivatives(name, matrix):
+    from tracegrad.scipy.sparse import linalg as sparse
+    from tracegrad.transforms.jacobians import jacrev
+
+    method, b = getattr(sparse, name), B[:, 0]
+
+    def solve(matrix, b):
+        return method(matrix, b, tol=1e-6)[0]
+
+    expected = np.linalg.solve(matrix, b)
+    close(solve(matrix, b), expected)
+    close(jit(solve)(matrix, b), expected)
+    x = method(lambda t: {"x": matrix @ t["x"]}, {"x": jnp.asarray(b)})[0]["x"]
+    close(x, expected, 1e-3)
+    by_matrix, by_vector = grad(lambda m, b: jnp.sum(solve(m, b) ** 2), argnums=(0, 1))(matrix, b)
+    adjoint = np.linalg.solve(matrix.T, 2 * expected)
+    close(by_vector, adjoint)
+    close(by_matrix, -np.outer(adjoint, expected))
+    inverse = np.linalg.inv(matrix)
+    close(jacrev(grad(lambda b: jnp.sum(solve(matrix, b) ** 2)))(b), 2 * inverse.T @ inverse, 1e-3)
+
+
+def test_roots_are_differentiated_implicitly():
+    from tracegrad import lax
+
+    def newton(f, x):
+        return lax.fori_loop(0, 20, lambda _, x: x - f(x) / grad(f)(x), x)
+
+    def root(a):
+        return lax.custom_root(lambda x: x * x - a, jnp.float32(1), newton, lambda g, y: y / g(jnp.float32(1)))
+
+    assert float(root(F32(2))) == pytest.approx(np.sqrt(2), rel=1e-6)
+    assert float(jit(grad(root))(F32(2))) == pytest.approx(0.5 / np.sqrt(2), rel=1e-5)

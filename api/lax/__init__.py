@@ -13,6 +13,8 @@ from tracegrad.lax.elementwise import *  # noqa: F403
 from tracegrad.lax.indexing import *  # noqa: F403
 from tracegrad.lax.operands import value as _value
 from tracegrad.lax.reductions import *  # noqa: F403
+from tracegrad.lax.solves import custom_linear_solve as custom_linear_solve
+from tracegrad.lax.solves import custom_root as custom_root
 from tracegrad.lax.structural import *  # noqa: F403
 from tracegrad.tracer.control_flow import associative_scan as associative_scan
 from tracegrad.tracer.control_flow import cond as cond
