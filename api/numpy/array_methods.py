@@ -11,7 +11,7 @@ from tracegrad.ir import array as ir_array
 from tracegrad.ir import elementwise as prims
 from tracegrad.ir.array import Array
 from tracegrad.ir.bind import bind1
-from tracegrad.ir.checks import INEXACT, INTEGER
+from tracegrad.ir.checks import FLOAT, INEXACT, INTEGER
 from tracegrad.ir.types import is_complex
 from tracegrad.numpy import (
     contractions,
@@ -37,21 +37,35 @@ def _operator(function: Callable[..., Any], primitive: Any = None, allowed: froz
     """`x <op> y`. Two arrays of one type go straight to the primitive."""
 
     def method(self: Any, other: Any) -> Any:
-        if isinstance(other, Array) and other.aval is self.aval and self.aval.dtype in allowed:
-            return bind1(primitive, self, other)
+        aval = self.aval
+        if isinstance(other, Array):
+            if other.aval is aval and aval.dtype in allowed:
+                return bind1(primitive, self, other)
+            return function(self, other)
+        if type(other) in _PLAIN and aval.dtype in _FLOATS and not aval.weak and primitive is not None:
+            return bind1(primitive, self, aval.dtype.type(other))
         return function(self, other) if _operand(other) else NotImplemented
 
     return method
 
 
-def _reflected(function: Callable[..., Any]) -> Callable[..., Any]:
+def _reflected(function: Callable[..., Any], primitive: Any = None) -> Callable[..., Any]:
     def method(self: Any, other: Any) -> Any:
+        aval = self.aval
+        if type(other) in _PLAIN and aval.dtype in _FLOATS and not aval.weak and primitive is not None:
+            return bind1(primitive, aval.dtype.type(other), self)
         return function(other, self) if _operand(other) else NotImplemented
 
     return method
 
 
+# A plain Python number beside an array of floats becomes a number of its dtype, with nothing else to decide.
+_PLAIN = frozenset({int, float})
+_FLOATS = FLOAT
+
+
 _NUMBERS = INEXACT | INTEGER
+_ORDERED = FLOAT | INTEGER
 
 
 def _power(x: Any, y: Any, modulo: Any = None) -> Any:
@@ -143,13 +157,13 @@ def _array_module(self: Any, *, api_version: str | None = None) -> Any:
 
 _OPERATORS: dict[str, Callable[..., Any]] = {
     "__add__": _operator(elementwise.add, prims.add_p, _NUMBERS),
-    "__radd__": _reflected(elementwise.add),
+    "__radd__": _reflected(elementwise.add, prims.add_p),
     "__sub__": _operator(elementwise.subtract, prims.sub_p, _NUMBERS),
-    "__rsub__": _reflected(elementwise.subtract),
+    "__rsub__": _reflected(elementwise.subtract, prims.sub_p),
     "__mul__": _operator(elementwise.multiply, prims.mul_p, _NUMBERS),
-    "__rmul__": _reflected(elementwise.multiply),
+    "__rmul__": _reflected(elementwise.multiply, prims.mul_p),
     "__truediv__": _operator(elementwise.divide, prims.div_p, INEXACT),
-    "__rtruediv__": _reflected(elementwise.divide),
+    "__rtruediv__": _reflected(elementwise.divide, prims.div_p),
     "__floordiv__": _operator(elementwise.floor_divide),
     "__rfloordiv__": _reflected(elementwise.floor_divide),
     "__mod__": _operator(elementwise.remainder),
@@ -172,10 +186,10 @@ _OPERATORS: dict[str, Callable[..., Any]] = {
     "__rrshift__": _reflected(elementwise.right_shift),
     "__eq__": _operator(elementwise.equal),
     "__ne__": _operator(elementwise.not_equal),
-    "__lt__": _operator(elementwise.less, prims.lt_p, frozenset(d for d in _NUMBERS if d.kind != "c")),
-    "__le__": _operator(elementwise.less_equal),
-    "__gt__": _operator(elementwise.greater, prims.gt_p, frozenset(d for d in _NUMBERS if d.kind != "c")),
-    "__ge__": _operator(elementwise.greater_equal),
+    "__lt__": _operator(elementwise.less, prims.lt_p, _ORDERED),
+    "__le__": _operator(elementwise.less_equal, prims.le_p, _ORDERED),
+    "__gt__": _operator(elementwise.greater, prims.gt_p, _ORDERED),
+    "__ge__": _operator(elementwise.greater_equal, prims.ge_p, _ORDERED),
     "__neg__": lambda self: elementwise.negative(self),
     "__pos__": lambda self: elementwise.positive(self),
     "__abs__": lambda self: elementwise.absolute(self),

@@ -196,7 +196,9 @@ def real_dtype(dtype: Any) -> Any:
 
 
 def shape_of(x: Any) -> tuple[int, ...]:
-    return x.aval.shape if isinstance(x, Array) else type_of(x).shape
+    if isinstance(x, Array):
+        return x.aval.shape
+    return () if isinstance(x, PYTHON_SCALARS) else type_of(x).shape
 
 
 def broadcast_shapes_of(name: str, *shapes: tuple[int, ...]) -> tuple[int, ...]:
