@@ -36,10 +36,12 @@ def local_devices(process_index: int | None = None, backend: str | None = None, 
 
 
 def device_count(backend: str | None = None) -> int:
+    """The number of devices: 1."""
     return len(devices(backend))
 
 
 def local_device_count(backend: str | None = None) -> int:
+    """The number of devices of this process: 1."""
     return len(devices(backend))
 
 
@@ -49,14 +51,17 @@ def default_backend() -> str:
 
 
 def process_index(backend: str | None = None) -> int:
+    """The number of this process: 0."""
     return 0
 
 
 def process_count(backend: str | None = None) -> int:
+    """How many processes compute together: 1."""
     return 1
 
 
 def process_indices(backend: str | None = None) -> list[int]:
+    """The numbers of all processes: [0]."""
     return [0]
 
 

@@ -2,5 +2,6 @@
 
 from __future__ import annotations
 
-__version__ = "0.1.0"
+from tracegrad.ir.version import __version__ as __version__
+
 __version_info__ = tuple(int(part) for part in __version__.split("."))

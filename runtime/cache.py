@@ -17,7 +17,6 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from functools import lru_cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from tracegrad.codegen import target
 from tracegrad.ir.config import config
 from tracegrad.ir.program import Program
 from tracegrad.ir.types import FROM_SHORT_NAME, SHORT_NAMES
+from tracegrad.ir.version import __version__
 from tracegrad.runtime.native import Compiled
 
 _MAGIC = b"tracegrad object 1\n"
@@ -54,13 +54,9 @@ def _setting() -> str:
     import llvmlite.binding as llvm
 
     host = target.host()
-    try:
-        own = version("tracegrad")
-    except PackageNotFoundError:
-        own = "source"
     return "|".join(
         (
-            own,
+            __version__,
             _sources(),
             llvmlite.__version__,
             str(llvm.llvm_version_info),

@@ -1,0 +1,137 @@
+"""The names of the package itself, and what importing it costs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import tracegrad
+import tracegrad.numpy as jnp
+from tracegrad.version import __version_info__
+
+FUNCTIONS = """
+    block_until_ready check_tracer_leaks checking_leaks checkpoint clear_caches closure_convert custom_gradient debug_infs debug_nans
+    default_backend default_device default_matmul_precision device_count device_get device_put devices disable_jit effects_barrier
+    enable_x64 ensure_compile_time_eval eval_shape grad hessian io_callback jacfwd jacobian jacrev jit jvp linear_transpose linearize
+    live_arrays local_device_count local_devices log_compiles make_ir make_jaxpr make_mesh named_call named_scope numpy_dtype_promotion
+    numpy_rank_promotion print_environment_info process_count process_index pure_callback remat set_mesh typeof value_and_grad vjp vmap
+""".split()
+CLASSES = "Array Device NamedSharding P PartitionSpec Shard ShapeDtypeStruct custom_jvp custom_vjp".split()
+MODULES = """
+    ad_checkpoint core custom_derivatives debug dtypes errors flatten_util lax nn numpy ops random scipy sharding stages test_util tree
+    tree_util typing
+""".split()
+
+
+@pytest.mark.parametrize("name", FUNCTIONS + CLASSES + MODULES)
+def test_name(name: str) -> None:
+    value = getattr(tracegrad, name)
+    if name in CLASSES:
+        assert isinstance(value, type)
+    elif name in MODULES:
+        assert isinstance(value, types.ModuleType)
+    else:
+        assert callable(value) and value.__doc__, f"{name} has no text"
+    assert name in dir(tracegrad) or name in ("P", "PartitionSpec", "NamedSharding", "make_mesh", "set_mesh")
+
+
+def test_unknown_names_are_attribute_errors() -> None:
+    with pytest.raises(AttributeError, match="tracegrad.*nothing"):
+        tracegrad.nothing
+
+
+def test_the_version_is_the_projects() -> None:
+    project = (Path(__file__).resolve().parent.parent / "pyproject.toml").read_text()
+    assert f'version = "{tracegrad.__version__}"' in project
+    assert ".".join(map(str, __version_info__)) == tracegrad.__version__
+
+
+def test_importing_loads_nothing_that_takes_long() -> None:
+    code = "import sys, tracegrad; print([m for m in sys.modules if m.split('.')[0] in ('scipy', 'jax', 'matplotlib')])"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
+
+
+def test_placement() -> None:
+    x = {"a": np.arange(3.0), "b": [2, jnp.float32(1)], "n": None}
+    put = tracegrad.device_put(x, tracegrad.devices()[0])
+    assert isinstance(put["a"], tracegrad.Array) and put["a"].dtype == np.float32 and put["b"][0].aval.weak and put["n"] is None
+    x["a"][0] = 7
+    assert float(put["a"][0]) == 0
+    got = tracegrad.device_get(put)
+    assert type(got["a"]) is np.ndarray and not got["a"].flags.writeable
+    assert tracegrad.block_until_ready(put) is put
+    assert any(y is put["a"] for y in tracegrad.live_arrays())
+    with pytest.raises(TypeError, match="'text'"):
+        tracegrad.device_put("text")
+    with pytest.raises(ValueError, match="not a device"):
+        tracegrad.device_put(x, "gpu:3")
+    with pytest.raises(RuntimeError, match="Unknown backend"):
+        tracegrad.devices("tpu")
+    assert tracegrad.device_count() == tracegrad.local_device_count() == len(tracegrad.local_devices()) == 1
+    assert tracegrad.default_backend() == "cpu" and tracegrad.process_index() == 0
+
+
+def test_meshes_of_one_device() -> None:
+    mesh = tracegrad.make_mesh((1, 1), ("x", "y"))
+    sharding = tracegrad.NamedSharding(mesh, tracegrad.P("x", None))
+    with tracegrad.set_mesh(mesh):
+        assert tracegrad.device_put(jnp.ones(3), sharding).tolist() == [1, 1, 1]
+    with pytest.raises(ValueError, match="devices"):
+        tracegrad.make_mesh((2,), ("x",))
+    with pytest.raises(ValueError, match="'z'"):
+        tracegrad.NamedSharding(mesh, tracegrad.P("z"))
+
+
+def test_context_managers() -> None:
+    with tracegrad.enable_x64():
+        assert jnp.ones(1).dtype == np.float64
+        with tracegrad.enable_x64(False):
+            assert jnp.ones(1).dtype == np.float32
+    assert jnp.ones(1).dtype == np.float32
+    with tracegrad.numpy_rank_promotion("raise"), pytest.raises(ValueError):
+        jnp.ones((2, 2)) + jnp.ones(2)
+    with tracegrad.numpy_dtype_promotion("strict"), pytest.raises(tracegrad.dtypes.TypePromotionError):
+        jnp.ones(2, jnp.float32) + jnp.ones(2, jnp.int32)
+    with tracegrad.disable_jit():
+        assert tracegrad.jit(lambda x: 1 if x > 0 else 2)(1.0) == 1
+    with tracegrad.default_device(tracegrad.devices()[0]), tracegrad.default_matmul_precision("float32"):
+        jnp.ones((2, 2)) @ jnp.ones((2, 2))
+    with pytest.raises(RuntimeError, match="outlived"), tracegrad.checking_leaks():
+        kept = []
+        tracegrad.jit(lambda x: kept.append(x))(1.0)
+
+    @tracegrad.jit
+    def f(x):
+        with tracegrad.ensure_compile_time_eval():
+            n = int(jnp.sum(jnp.arange(4)))
+        with tracegrad.named_scope("part"):
+            return tracegrad.named_call(jnp.sin, name="sine")(x) * n
+
+    np.testing.assert_allclose(float(f(1.0)), 6 * np.sin(1.0), rtol=1e-6)
+
+
+def test_the_environment() -> None:
+    text = tracegrad.print_environment_info(return_string=True)
+    assert "numpy:" in text and "LLVM" in text and tracegrad.__version__ in text
+
+
+def test_jitted_functions_are_wrapped_functions() -> None:
+    assert isinstance(tracegrad.jit(lambda x: x), tracegrad.stages.Wrapped)
+
+
+def test_clearing_caches_traces_again() -> None:
+    traced = []
+
+    @tracegrad.jit
+    def f(x):
+        traced.append(1)
+        return x + 1
+
+    f(1.0), f(1.0)
+    tracegrad.clear_caches()
+    assert float(f(1.0)) == 2 and len(traced) == 2
