@@ -9,7 +9,7 @@ import numpy as np
 from tracegrad.ir import ops
 from tracegrad.ir.bind import type_of
 from tracegrad.numpy.creation import asarray
-from tracegrad.numpy.elementwise import truth
+from tracegrad.numpy.logic import truth
 from tracegrad.numpy.promotion import as_array, axis_index, shape_of, static_int
 from tracegrad.numpy.shape import flip, moveaxis, ravel, reshape_to
 

@@ -1,6 +1,7 @@
 """Elementwise functions: NumPy's ufuncs over the primitives, with promotion and broadcasting.
 
-Most are made from a table by `_unary`, `_binary` and their kin; what needs a formula is written out below.
+Most are made by `makers`; what needs a formula is written out below. Comparisons, logic and the parts of complex numbers have
+files of their own, whose names are here as well.
 """
 
 from __future__ import annotations
@@ -14,10 +15,15 @@ import numpy as np
 
 from tracegrad.ir import dtypes, ops
 from tracegrad.ir import elementwise as prims
-from tracegrad.ir.array import Array
 from tracegrad.ir.bind import bind1, type_of
 from tracegrad.ir.checks import COMPLEX, FLOAT, INEXACT, INTEGER, UNSIGNED
 from tracegrad.ir.primitive import Primitive
+from tracegrad.numpy import complex_numbers, logic
+from tracegrad.numpy.complex_numbers import *  # noqa: F403
+from tracegrad.numpy.complex_numbers import imag, real
+from tracegrad.numpy.logic import *  # noqa: F403
+from tracegrad.numpy.logic import equal, greater, logical_and, logical_or
+from tracegrad.numpy.makers import binary, is_complex_value, keep_weak, named, no_out, positive, unary
 from tracegrad.numpy.promotion import (
     BOOL,
     PYTHON_SCALARS,
@@ -30,53 +36,6 @@ from tracegrad.numpy.promotion import (
     real_dtype,
     require_numbers,
 )
-
-
-def named(function: Callable[..., Any], name: str, doc: str) -> Callable[..., Any]:
-    """Give a function made by another its own name and documentation."""
-    function.__name__ = function.__qualname__ = name
-    function.__module__ = "tracegrad.numpy"
-    function.__doc__ = doc
-    return function
-
-
-def _unary(name: str, primitive: Primitive, doc: str, real_only: bool = False) -> Callable[..., Any]:
-    """A function of floating-point (or complex) numbers; integers are converted first."""
-
-    def function(x: Any, /) -> Any:
-        if not (isinstance(x, Array) and x.aval.dtype in INEXACT):
-            x = inexact(name, x)
-        if real_only and type_of(x).dtype in COMPLEX:
-            raise TypeError(f"{name} takes real numbers, got an array of dtype {type_of(x).dtype}")
-        return bind1(primitive, x)
-
-    return named(function, name, doc)
-
-
-def _binary(
-    name: str,
-    primitive: Primitive,
-    doc: str,
-    allowed: frozenset[Any] | None = None,
-    for_bools: Primitive | None = None,
-    to_inexact: bool = False,
-) -> Callable[..., Any]:
-    """A function of two arguments in their common dtype. `for_bools` replaces the primitive where both are boolean."""
-
-    promote_two = promote_inexact if to_inexact else promote
-
-    def function(x1: Any, x2: Any, /) -> Any:
-        if not (isinstance(x1, Array) and isinstance(x2, Array) and x1.aval is x2.aval) or to_inexact:
-            x1, x2 = broadcast(name, *promote_two(name, x1, x2))
-        dtype = x1.dtype if not isinstance(x1, PYTHON_SCALARS) else type_of(x1).dtype
-        if for_bools is not None and dtype == BOOL:
-            return bind1(for_bools, x1, x2)
-        if allowed is not None and dtype not in allowed:
-            raise TypeError(f"{name} does not accept dtype {dtype}: got {type_of(x1)} and {type_of(x2)}")
-        return bind1(primitive, x1, x2)
-
-    return named(function, name, doc)
-
 
 # Functions of one floating-point argument
 
@@ -100,10 +59,10 @@ _EXACT_UNARY = {
     "sqrt": (prims.sqrt_p, "The square root; NaN for negative numbers."),
 }
 exp, log, sin, cos, tan, arcsin, arccos, arctan, sinh, cosh, tanh, arcsinh, arccosh, arctanh, expm1, log1p, sqrt = (
-    _unary(name, primitive, doc) for name, (primitive, doc) in _EXACT_UNARY.items()
+    unary(name, primitive, doc) for name, (primitive, doc) in _EXACT_UNARY.items()
 )
 asin, acos, atan, asinh, acosh, atanh = arcsin, arccos, arctan, arcsinh, arccosh, arctanh
-cbrt = _unary("cbrt", prims.cbrt_p, "The cube root.", real_only=True)
+cbrt = unary("cbrt", prims.cbrt_p, "The cube root.", real_only=True)
 
 
 def exp2(x: Any, /) -> Any:
@@ -133,21 +92,19 @@ def _log_to_base(name: str, x: Any, base: float) -> Any:
 
 # Arithmetic
 
-add = _binary("add", prims.add_p, "The sum; of booleans, their disjunction.", for_bools=prims.or_p)
-multiply = _binary("multiply", prims.mul_p, "The product; of booleans, their conjunction.", for_bools=prims.and_p)
-subtract = _binary("subtract", prims.sub_p, "The difference.", allowed=INEXACT | INTEGER)
-divide = _binary("divide", prims.div_p, "The quotient, as a floating-point (or complex) number.", to_inexact=True)
+add = binary("add", prims.add_p, "The sum; of booleans, their disjunction.", for_bools=prims.or_p)
+multiply = binary("multiply", prims.mul_p, "The product; of booleans, their conjunction.", for_bools=prims.and_p)
+subtract = binary("subtract", prims.sub_p, "The difference.", allowed=INEXACT | INTEGER)
+divide = binary("divide", prims.div_p, "The quotient, as a floating-point (or complex) number.", to_inexact=True)
 true_divide = divide
-maximum = _binary("maximum", prims.max_p, "The greater of two numbers; NaN if either is NaN.")
-minimum = _binary("minimum", prims.min_p, "The lesser of two numbers; NaN if either is NaN.")
-arctan2 = _binary("arctan2", prims.atan2_p, "The angle of the point (x2, x1), in (-pi, pi].", allowed=FLOAT, to_inexact=True)
+arctan2 = binary("arctan2", prims.atan2_p, "The angle of the point (x2, x1), in (-pi, pi].", allowed=FLOAT, to_inexact=True)
 atan2 = arctan2
-nextafter = _binary("nextafter", prims.nextafter_p, "The number after x towards y.", allowed=FLOAT, to_inexact=True)
+nextafter = binary("nextafter", prims.nextafter_p, "The number after x towards y.", allowed=FLOAT, to_inexact=True)
 
 
 def _complex_order(name: str, primitive: Primitive, doc: str) -> Callable[..., Any]:
     """Extend a function of ordered numbers to complex ones, compared by real and then imaginary part."""
-    simple = _binary(name, primitive, doc)
+    simple = binary(name, primitive, doc)
     comparison = prims.gt_p if primitive is prims.max_p else prims.lt_p
 
     def function(x1: Any, x2: Any, /) -> Any:
@@ -162,11 +119,6 @@ def _complex_order(name: str, primitive: Primitive, doc: str) -> Callable[..., A
     return named(function, name, doc)
 
 
-def is_complex_value(x: Any) -> bool:
-    dtype = getattr(x, "dtype", None)
-    return isinstance(x, complex) if dtype is None else dtype.kind == "c"
-
-
 maximum = _complex_order("maximum", prims.max_p, "The greater of two numbers; NaN if either is NaN.")
 minimum = _complex_order("minimum", prims.min_p, "The lesser of two numbers; NaN if either is NaN.")
 
@@ -177,15 +129,6 @@ def negative(x: Any, /) -> Any:
     if type_of(x).dtype == BOOL:
         raise TypeError("negative does not accept booleans; use logical_not or invert")
     return bind1(prims.neg_p, x)
-
-
-def positive(x: Any, /) -> Any:
-    """x itself, as an array."""
-    from tracegrad.numpy.promotion import as_array
-
-    x = as_array("positive", x)
-    require_numbers("positive", x)
-    return x
 
 
 def absolute(x: Any, /) -> Any:
@@ -303,12 +246,6 @@ def floor_divide(x1: Any, x2: Any, /) -> Any:
 
 def _bools_as_integers(*xs: Any) -> list[Any]:
     return [ops.convert_element_type(x, dtypes.int_dtype()) for x in xs]
-
-
-def keep_weak(x: Any, weak: bool) -> Any:
-    """The result of a formula over operands that were all weak is weak, although its constants are not."""
-    t = type_of(x)
-    return ops.convert_element_type(x, t.dtype, True) if weak and not t.weak else x
 
 
 def _float_divmod(x1: Any, x2: Any) -> tuple[Any, Any]:
@@ -441,232 +378,6 @@ def round(a: Any, decimals: int = 0, out: None = None) -> Any:
 around = round
 
 
-def no_out(name: str, out: Any) -> None:
-    """Raise for the argument `out=`, which immutable arrays cannot honour."""
-    if out is not None:
-        raise NotImplementedError(
-            f"{name}: the argument out= is not supported, since arrays are immutable; use the returned array"
-        )
-
-
-# Comparisons
-
-
-def _comparison(name: str, primitive: Primitive, doc: str) -> Callable[..., Any]:
-    lexicographic = primitive not in (prims.eq_p, prims.ne_p)
-
-    def function(x: Any, y: Any, /) -> Any:
-        if not (isinstance(x, Array) and isinstance(y, Array) and x.aval is y.aval):
-            x, y = broadcast(name, *promote(name, x, y))
-        if lexicographic and type_of(x).dtype in COMPLEX:
-            re_x, re_y, im_x, im_y = ops.real(x), ops.real(y), ops.imag(x), ops.imag(y)
-            strict = prims.lt_p if primitive in (prims.lt_p, prims.le_p) else prims.gt_p
-            tie = bind1(prims.and_p, ops.eq(re_x, re_y), bind1(primitive, im_x, im_y))
-            return bind1(prims.or_p, bind1(strict, re_x, re_y), tie)
-        return bind1(primitive, x, y)
-
-    return named(function, name, doc)
-
-
-equal = _comparison("equal", prims.eq_p, "x == y, elementwise.")
-not_equal = _comparison("not_equal", prims.ne_p, "x != y, elementwise.")
-less = _comparison("less", prims.lt_p, "x < y, elementwise; complex numbers by real, then imaginary part.")
-less_equal = _comparison("less_equal", prims.le_p, "x <= y, elementwise; complex numbers by real, then imaginary part.")
-greater = _comparison("greater", prims.gt_p, "x > y, elementwise; complex numbers by real, then imaginary part.")
-greater_equal = _comparison("greater_equal", prims.ge_p, "x >= y, elementwise; complex numbers by real, then imaginary part.")
-
-
-# Logic and bits
-
-
-def truth(name: str, x: Any, position: int = 0) -> Any:
-    """A value as a boolean: whether it is not zero."""
-    x = as_value(name, x, position)
-    if isinstance(x, PYTHON_SCALARS):
-        return np.bool_(x)
-    if x.dtype == BOOL:
-        return x
-    require_numbers(name, x)
-    return ops.ne(x, x.dtype.type(0))
-
-
-def _logical(name: str, primitive: Primitive, doc: str) -> Callable[..., Any]:
-    def function(x: Any, y: Any, /) -> Any:
-        return bind1(primitive, *broadcast(name, truth(name, x, 0), truth(name, y, 1)))
-
-    return named(function, name, doc)
-
-
-logical_and = _logical("logical_and", prims.and_p, "Whether both are true (not zero).")
-logical_or = _logical("logical_or", prims.or_p, "Whether at least one is true (not zero).")
-logical_xor = _logical("logical_xor", prims.xor_p, "Whether exactly one is true (not zero).")
-
-
-def logical_not(x: Any, /) -> Any:
-    """Whether x is false (zero)."""
-    return bind1(prims.not_p, truth("logical_not", x))
-
-
-_BITS = INTEGER | {BOOL}
-bitwise_and = _binary("bitwise_and", prims.and_p, "x & y.", allowed=_BITS)
-bitwise_or = _binary("bitwise_or", prims.or_p, "x | y.", allowed=_BITS)
-bitwise_xor = _binary("bitwise_xor", prims.xor_p, "x ^ y.", allowed=_BITS)
-left_shift = _binary("left_shift", prims.shift_left_p, "x << y.", allowed=INTEGER)
-bitwise_left_shift = left_shift
-
-
-def invert(x: Any, /) -> Any:
-    """~x: every bit, or the truth value, inverted."""
-    x = as_value("invert", x)
-    if type_of(x).dtype not in _BITS:
-        raise TypeError(f"invert takes integers and booleans, got an array of dtype {type_of(x).dtype}")
-    return bind1(prims.not_p, x)
-
-
-bitwise_not = bitwise_invert = invert
-
-
-def right_shift(x1: Any, x2: Any, /) -> Any:
-    """x1 >> x2, keeping the sign."""
-    x1, x2 = broadcast("right_shift", *promote("right_shift", x1, x2))
-    dtype = type_of(x1).dtype
-    if dtype not in INTEGER:
-        raise TypeError(f"right_shift does not accept dtype {dtype}")
-    return bind1(prims.shift_right_logical_p if dtype in UNSIGNED else prims.shift_right_arithmetic_p, x1, x2)
-
-
-bitwise_right_shift = right_shift
-
-
-def bitwise_count(x: Any, /) -> Any:
-    """The number of ones in |x|, as uint8."""
-    x = as_value("bitwise_count", x)
-    dtype = type_of(x).dtype
-    if dtype not in INTEGER:
-        raise TypeError(f"bitwise_count takes integers, got an array of dtype {dtype}")
-    bits = ops.population_count(x if dtype in UNSIGNED else ops.abs(x))
-    return ops.convert_element_type(bits, np.dtype(np.uint8))
-
-
-# Classification
-
-
-def _false_or_true(x: Any, value: bool) -> Any:
-    from tracegrad.numpy.creation import full
-
-    return full(type_of(x).shape, value, np.dtype(np.bool_))
-
-
-def isnan(x: Any, /) -> Any:
-    """Whether each element is NaN."""
-    x = as_value("isnan", x)
-    dtype = type_of(x).dtype
-    if dtype in INEXACT:
-        return bind1(prims.ne_p, x, x)
-    require_numbers("isnan", x)
-    return _false_or_true(x, False)
-
-
-def isfinite(x: Any, /) -> Any:
-    """Whether each element is neither infinite nor NaN."""
-    x = as_value("isfinite", x)
-    dtype = type_of(x).dtype
-    if dtype in FLOAT:
-        return bind1(prims.is_finite_p, x)
-    if dtype in COMPLEX:
-        return ops.bitwise_and(ops.is_finite(ops.real(x)), ops.is_finite(ops.imag(x)))
-    require_numbers("isfinite", x)
-    return _false_or_true(x, True)
-
-
-def isinf(x: Any, /) -> Any:
-    """Whether each element is infinite."""
-    x = as_value("isinf", x)
-    dtype = type_of(x).dtype
-    if dtype in FLOAT:
-        return ops.eq(ops.abs(x), dtype.type(np.inf))
-    if dtype in COMPLEX:
-        return ops.bitwise_or(isinf(ops.real(x)), isinf(ops.imag(x)))
-    require_numbers("isinf", x)
-    return _false_or_true(x, False)
-
-
-def _is_signed_infinity(name: str, x: Any, value: float) -> Any:
-    x = as_value(name, x)
-    dtype = type_of(x).dtype
-    if dtype in FLOAT:
-        return ops.eq(x, dtype.type(value))
-    if dtype in COMPLEX:
-        raise ValueError(f"{name} is not defined for complex numbers")
-    return _false_or_true(x, False)
-
-
-def isposinf(x: Any, /, out: None = None) -> Any:
-    """Whether each element is infinity."""
-    no_out("isposinf", out)
-    return _is_signed_infinity("isposinf", x, np.inf)
-
-
-def isneginf(x: Any, /, out: None = None) -> Any:
-    """Whether each element is minus infinity."""
-    no_out("isneginf", out)
-    return _is_signed_infinity("isneginf", x, -np.inf)
-
-
-def signbit(x: Any, /) -> Any:
-    """Whether the sign bit is set: true of negative numbers and of -0.0."""
-    x = as_value("signbit", x)
-    dtype = type_of(x).dtype
-    if dtype in UNSIGNED or dtype == BOOL:
-        return _false_or_true(x, False)
-    if dtype in INTEGER:
-        return ops.lt(x, dtype.type(0))
-    if dtype not in FLOAT:
-        raise TypeError(f"signbit takes real numbers, got an array of dtype {dtype}")
-    bits = np.dtype(f"i{dtype.itemsize}")
-    return ops.lt(ops.bitcast_convert_type(x, bits), bits.type(0))
-
-
-# Complex numbers
-
-
-def conjugate(x: Any, /) -> Any:
-    """The complex conjugate; a real number is its own."""
-    x = as_value("conjugate", x)
-    return bind1(prims.conj_p, x) if type_of(x).dtype in COMPLEX else positive(x)
-
-
-conj = conjugate
-
-
-def real(val: Any, /) -> Any:
-    """The real part."""
-    val = as_value("real", val)
-    return bind1(prims.real_p, val) if type_of(val).dtype in COMPLEX else positive(val)
-
-
-def imag(val: Any, /) -> Any:
-    """The imaginary part; zero for a real number."""
-    val = as_value("imag", val)
-    if type_of(val).dtype in COMPLEX:
-        return bind1(prims.imag_p, val)
-    from tracegrad.numpy.creation import zeros_like
-
-    return zeros_like(val)
-
-
-def isreal(x: Any) -> Any:
-    """Whether each element has no imaginary part."""
-    x = as_value("isreal", x)
-    return ops.eq(imag(x), real_dtype(type_of(x).dtype).type(0)) if is_complex_value(x) else _false_or_true(x, True)
-
-
-def iscomplex(x: Any) -> Any:
-    """Whether each element has an imaginary part."""
-    x = as_value("iscomplex", x)
-    return ops.ne(imag(x), real_dtype(type_of(x).dtype).type(0)) if is_complex_value(x) else _false_or_true(x, False)
-
-
 def angle(z: Any, deg: bool = False) -> Any:
     """The argument of a complex number, in radians or degrees."""
     z = inexact("angle", z)
@@ -690,102 +401,13 @@ def radians(x: Any, /) -> Any:
 rad2deg, deg2rad = degrees, radians
 
 
-__all__ = [
-    "exp",
-    "log",
-    "sin",
-    "cos",
-    "tan",
-    "arcsin",
-    "arccos",
-    "arctan",
-    "sinh",
-    "cosh",
-    "tanh",
-    "arcsinh",
-    "arccosh",
-    "arctanh",
-    "expm1",
-    "log1p",
-    "sqrt",
-    "asin",
-    "acos",
-    "atan",
-    "asinh",
-    "acosh",
-    "atanh",
-    "cbrt",
-    "exp2",
-    "log2",
-    "log10",
-    "add",
-    "multiply",
-    "subtract",
-    "divide",
-    "true_divide",
-    "maximum",
-    "minimum",
-    "arctan2",
-    "atan2",
-    "nextafter",
-    "negative",
-    "positive",
-    "absolute",
-    "abs",
-    "fabs",
-    "sign",
-    "square",
-    "reciprocal",
-    "power",
-    "pow",
-    "float_power",
-    "floor_divide",
-    "remainder",
-    "mod",
-    "fmod",
-    "divmod",
-    "floor",
-    "ceil",
-    "trunc",
-    "rint",
-    "round",
-    "around",
-    "equal",
-    "not_equal",
-    "less",
-    "less_equal",
-    "greater",
-    "greater_equal",
-    "logical_and",
-    "logical_or",
-    "logical_xor",
-    "logical_not",
-    "bitwise_and",
-    "bitwise_or",
-    "bitwise_xor",
-    "left_shift",
-    "bitwise_left_shift",
-    "invert",
-    "bitwise_not",
-    "bitwise_invert",
-    "right_shift",
-    "bitwise_right_shift",
-    "bitwise_count",
-    "isnan",
-    "isfinite",
-    "isinf",
-    "isposinf",
-    "isneginf",
-    "signbit",
-    "conjugate",
-    "conj",
-    "real",
-    "imag",
-    "isreal",
-    "iscomplex",
-    "angle",
-    "degrees",
-    "radians",
-    "rad2deg",
-    "deg2rad",
-]
+__all__ = (
+    (
+        "exp log sin cos tan arcsin arccos arctan sinh cosh tanh arcsinh arccosh arctanh expm1 log1p sqrt asin acos atan asinh "
+        "acosh atanh cbrt exp2 log2 log10 add multiply subtract divide true_divide maximum minimum arctan2 atan2 nextafter "
+        "negative positive absolute abs fabs sign square reciprocal power pow float_power floor_divide remainder mod fmod "
+        "divmod floor ceil trunc rint round around angle degrees radians rad2deg deg2rad"
+    ).split()
+    + logic.__all__
+    + complex_numbers.__all__
+)

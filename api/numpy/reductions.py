@@ -29,8 +29,8 @@ from tracegrad.numpy.elementwise import (
     sqrt,
     square,
     subtract,
-    truth,
 )
+from tracegrad.numpy.logic import truth
 from tracegrad.numpy.promotion import (
     BOOL,
     as_array,

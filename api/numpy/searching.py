@@ -10,7 +10,7 @@ import numpy as np
 from tracegrad.ir import dtypes, ops
 from tracegrad.ir.bind import type_of
 from tracegrad.numpy.creation import asarray, filled
-from tracegrad.numpy.elementwise import truth
+from tracegrad.numpy.logic import truth
 from tracegrad.numpy.promotion import (
     BOOL,
     as_array,
