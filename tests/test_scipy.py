@@ -230,7 +230,7 @@ def test_pure_callback():
     from tracegrad.transforms.vmap import vmap
 
     def f(x):
-        return pure_callback(np.sin, ShapeDtypeStruct(x.shape, x.dtype), x) + 1
+        return pure_callback(np.sin, ShapeDtypeStruct(x.shape, x.dtype), x, vmap_method="sequential") + 1
 
     x = np.linspace(0, 1, 3).astype(F32)
     close(f(x), np.sin(x) + 1)
