@@ -65,8 +65,8 @@ class Eager:
                 self.types[key] = out_types
         arrays = [x._np if type(x) is ArrayImpl else raw(x, t) for x, t in zip(args, in_types)]
         results = primitive.evaluate(*arrays, **params)
-        if any([type(x) is np.ndarray for x in args]):
-            results = _own(results, [a for a, x in zip(arrays, args) if type(x) is np.ndarray])
+        if any([isinstance(x, np.ndarray) for x in args]):
+            results = _own(results, [a for a, x in zip(arrays, args) if isinstance(x, np.ndarray)])
         if config.debug_nans or config.debug_infs:
             check_finite(name, results)
         return tuple([_wrapped(r, t) for r, t in zip(results, out_types)])
@@ -81,7 +81,7 @@ class Eager:
             return _compiled(primitive, args, params)
         in_types = tuple([_type(x) for x in args])
         out_types = primitive.type_rule(*in_types, **params)
-        args = tuple([x.copy() if type(x) is np.ndarray else x for x in args])  # a region may return its operand
+        args = tuple([x.copy() if isinstance(x, np.ndarray) else x for x in args])  # a region may return its operand
         if name == "cond":
             branches = params["branches"]
             index = int(raw(args[0], in_types[0]))

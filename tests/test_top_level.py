@@ -42,7 +42,7 @@ def test_name(name: str) -> None:
 
 def test_unknown_names_are_attribute_errors() -> None:
     with pytest.raises(AttributeError, match="tracegrad.*nothing"):
-        tracegrad.nothing
+        _ = tracegrad.nothing
 
 
 def test_the_version_is_the_projects() -> None:
