@@ -25,6 +25,7 @@ from tracegrad.codegen.loop_ir import (
     For,
     Function,
     Index,
+    Parallel,
     Store,
     Switch,
     Value,
@@ -105,6 +106,7 @@ class Builder:
         self.operations = 0
         self.constants: dict[Any, Value] = {}
         self.temporaries = 0
+        self.parallel_depth = 0
         self.memo: dict[Any, Any] = {}  # scalars of lazy values by (value, index), valid while their scope is open
 
     # -------------------------------------------------------------------------------------------------------------- operations
@@ -343,9 +345,11 @@ class Builder:
         written: frozenset[Buffer] = frozenset(),
         hints: tuple[str, ...] = (),
         name: str = "i",
+        bounds: tuple[int, int] | None = None,
     ) -> Iterator[Loop]:
         """`with b.loop(0, n) as loop:` — `loop.index` is the counter's position, `loop.params` the carried scalars; set
         `loop.yields` to their next values, read `loop.results` afterwards. The loop runs at least once: low < high.
+        `bounds`: what is known of the counter when low and high are not constants.
 
         memory: the body may write any mutable memory (so loads of such memory stay inside); otherwise it writes `written` only.
         """
@@ -356,6 +360,8 @@ class Builder:
         counter = self._param("i64", name, level)
         if low.is_const and high.is_const:
             counter.low, counter.high = low.attr, max(low.attr, high.attr - 1)
+        elif bounds is not None:
+            counter.low, counter.high = bounds
         statement = For(counter, low, high, step, scope.items, hints)
         statement.inits = list(carry)
         statement.params = [self._param(v.type, "", level) for v in carry]
@@ -366,6 +372,18 @@ class Builder:
         self._close()
         statement.results = [self._param(v.type, "", self.level) for v in carry]
         self.scopes[-1].items.append(statement)
+
+    @contextmanager
+    def parallel(self, count: int, written: frozenset[Buffer]) -> Iterator[Index]:
+        """Tasks 0..count that may run at once, on several threads: nothing is carried, each writes memory of its own."""
+        scope = self._open(written=written)
+        counter = self._param("i64", "task", self.level)
+        counter.low, counter.high = 0, count - 1
+        self.parallel_depth += 1
+        yield affine(counter)
+        self.parallel_depth -= 1
+        self._close()
+        self.scopes[-1].items.append(Parallel(counter, count, scope.items))
 
     def while_loop(
         self, inits: Sequence[Value], head: Callable[[list[Value]], Value], body: Callable[[list[Value]], Sequence[Value]]
@@ -427,6 +445,12 @@ class Builder:
         if found is None:
             found = self.constants[key] = self._new("const", "ptr", (), (type, value), 0)
         return found
+
+    def constant_table(self, type: str, values: Sequence[int], index: Index) -> Value:
+        """A pointer to an element of a table of constants."""
+        if len(set(values)) == 1:
+            return self.constant_pointer(type, values[0])
+        return self.op("table", "ptr", self.index(index), attr=(type, tuple(values)))
 
     def leave_if(self, condition: Value, code: Value) -> None:
         """Return `code` from the whole function if the condition holds."""

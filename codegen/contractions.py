@@ -16,7 +16,7 @@ import numpy as np
 from tracegrad.codegen import scalars
 from tracegrad.codegen.builder import Builder
 from tracegrad.codegen.elementwise import lazy_map, waits
-from tracegrad.codegen.library import blas_symbol, on_one_thread
+from tracegrad.codegen.library import blas_symbol
 from tracegrad.codegen.loop_ir import Index
 from tracegrad.codegen.nests import Space, open_loops
 from tracegrad.codegen.reductions import Reduction, combine, flatten, identity, tree, unflatten
@@ -259,14 +259,14 @@ def multiply(ctx: Context, a: View, c: View, target: View) -> None:
     vector = m == 1 or n == 1
     if dtype in _BLAS_DTYPES and work > (BLAS_VECTOR if vector else BLAS_PRODUCTS) and min(m * n, k * m, k * n) > 1:
         if vector and k > 1:
-            _for_each(ctx, a, c, target, _gemv)
+            _for_each(ctx, a, c, target, _gemv, work)
         else:
-            _for_each(ctx, blas_ready(ctx, a), blas_ready(ctx, c), target, _gemm)
+            _for_each(ctx, blas_ready(ctx, a), blas_ready(ctx, c), target, _gemm, work)
         return
-    _for_each(ctx, a, c, target, _generated)
+    _for_each(ctx, a, c, target, _generated, work)
 
 
-def _for_each(ctx: Context, a: View, c: View, target: View, rule: Any) -> None:
+def _for_each(ctx: Context, a: View, c: View, target: View, rule: Any, work: int) -> None:
     """Apply a rule to the matrices of every batch index."""
     rank = len(target.type.shape) - 2
     batch = target.type.shape[:rank]
@@ -278,7 +278,7 @@ def _for_each(ctx: Context, a: View, c: View, target: View, rule: Any) -> None:
     written = frozenset((target.buffer,))
     with ExitStack() as stack:
         space = Space(batch, False)
-        places = space.indices(open_loops(ctx, stack, space.runs, written))
+        places = space.indices(open_loops(ctx, stack, space.runs, written, prod(batch) * work))
         rule(ctx, matrix(a, places), matrix(c, places), matrix(target, places))
 
 
@@ -317,25 +317,58 @@ ONE_THREAD = 200**3
 """Products of up to so many multiplications use one thread: two are no faster there, and cost a time slice on a busy machine."""
 
 
+PARALLEL_PRODUCTS = 1_500_000
+"""Products of so many multiplications are cut into tasks."""
+
+
+def _cut(ctx: Context, n: int, work: int, step: int) -> tuple[int, int]:
+    """(tasks, rows in each but the last) for a product whose result has n rows."""
+    if work < PARALLEL_PRODUCTS or ctx.b.parallel_depth or n < 2 * step:
+        return 1, n
+    tasks = 4 if work < 200_000_000 else 8
+    each = -(-n // (tasks * step)) * step
+    return -(-n // each), each
+
+
 def _gemm(ctx: Context, a: View, c: View, target: View) -> None:
-    """Fortran sees the transposes: C^T = B^T A^T."""
-    b = ctx.b
+    """Blocks of rows, or of columns, of the result, each by one call of BLAS."""
     (m, k), n = a.type.shape, c.type.shape[1]
+    by_rows = m >= n
+    count, each = _cut(ctx, m if by_rows else n, m * n * k, 16)
+    if count == 1:
+        _gemm_block(ctx, a, c, target, 0, (m,), (n,))
+        return
+    whole = m if by_rows else n
+    sizes = tuple([min(each, whole - t * each) for t in range(count)])
+    with ctx.b.parallel(count, frozenset((target.buffer,))) as task:
+        if by_rows:
+            a = View(a.type, a.buffer, a.position((task * each, 0)), a.strides)
+            target = View(target.type, target.buffer, target.position((task * each, 0)), target.strides)
+            _gemm_block(ctx, a, c, target, task, sizes, (n,) * count)
+        else:
+            c = View(c.type, c.buffer, c.position((0, task * each)), c.strides)
+            target = View(target.type, target.buffer, target.position((0, task * each)), target.strides)
+            _gemm_block(ctx, a, c, target, task, (m,) * count, sizes)
+
+
+def _gemm_block(
+    ctx: Context, a: View, c: View, target: View, task: Index, rows: tuple[int, ...], columns: tuple[int, ...]
+) -> None:
+    """One call: Fortran sees the transposes, C^T = B^T A^T. `rows` and `columns` are the sizes of the block of every task."""
+    b = ctx.b
+    k = a.type.shape[1]
     dtype = target.type.dtype
     trans_a, lda, pa = _operand(b, a)
     trans_c, ldc, pc = _operand(b, c)
     scalars_each = 2 if dtype.kind == "c" else 1
     number = lambda value: b.constant_pointer("i32", value)
-    symbol = blas_symbol("gemm", dtype)
-    if m * n * k <= ONE_THREAD:
-        symbol = on_one_thread(ctx.lowering.function, symbol, 13)
     b.call(
-        symbol,
+        blas_symbol("gemm", dtype),
         [
             b.constant_pointer("i8", ord(trans_c)),
             b.constant_pointer("i8", ord(trans_a)),
-            number(n),
-            number(m),
+            b.constant_table("i32", columns, task),
+            b.constant_table("i32", rows, task),
             number(k),
             _one(dtype, b, 1.0),
             pc,
@@ -344,7 +377,7 @@ def _gemm(ctx: Context, a: View, c: View, target: View) -> None:
             number(lda),
             _one(dtype, b, 0.0),
             b.address(target.buffer, target.offset * scalars_each),
-            number(n),
+            number(max(target.strides[0] if target.type.shape[0] > 1 else 1, target.type.shape[1])),
         ],
         reads=(a.buffer, c.buffer),
         writes=(target.buffer,),
@@ -366,29 +399,40 @@ def _gemv(ctx: Context, a: View, c: View, target: View) -> None:
         dense = ctx.dense(vector)
         vector, step = dense, 1
     matrix = blas_ready(ctx, matrix)
-    trans, ld, pointer = _operand(b, matrix)
     m, k = matrix.type.shape
     number = lambda value: b.constant_pointer("i32", value)
-    # row-major m by k is column-major k by m, which has to be transposed
-    rows, columns, how = (k, m, "T") if trans == "N" else (m, k, "N")
-    b.call(
-        blas_symbol("gemv", dtype),
-        [
-            b.constant_pointer("i8", ord(how)),
-            number(rows),
-            number(columns),
-            _one(dtype, b, 1.0),
-            pointer,
-            number(ld),
-            b.address(vector.buffer, vector.offset * scalars_each),
-            number(step),
-            _one(dtype, b, 0.0),
-            b.address(target.buffer, target.offset * scalars_each),
-            number(1),
-        ],
-        reads=(matrix.buffer, vector.buffer),
-        writes=(target.buffer,),
-    )
+    count, each = _cut(ctx, m, m * k * 4, 64)
+    sizes = tuple([min(each, m - t * each) for t in range(count)])
+
+    def block(task: Index) -> None:
+        part = View(matrix.type, matrix.buffer, matrix.position((task * each, 0)), matrix.strides)
+        trans, ld, pointer = _operand(b, part)
+        rows = b.constant_table("i32", sizes, task)
+        # row-major m by k is column-major k by m, which has to be transposed
+        shape, how = ((number(k), rows), "T") if trans == "N" else ((rows, number(k)), "N")
+        b.call(
+            blas_symbol("gemv", dtype),
+            [
+                b.constant_pointer("i8", ord(how)),
+                *shape,
+                _one(dtype, b, 1.0),
+                pointer,
+                number(ld),
+                b.address(vector.buffer, vector.offset * scalars_each),
+                number(step),
+                _one(dtype, b, 0.0),
+                b.address(target.buffer, (target.offset + task * each) * scalars_each),
+                number(1),
+            ],
+            reads=(matrix.buffer, vector.buffer),
+            writes=(target.buffer,),
+        )
+
+    if count == 1:
+        block(0)
+    else:
+        with b.parallel(count, frozenset((target.buffer,))) as task:
+            block(task)
 
 
 # -------------------------------------------------------------------------------------------------------------- generated loops

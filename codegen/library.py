@@ -45,17 +45,6 @@ def one_thread(k: Kernel) -> Iterator[None]:
         k.call(THREADS, [old], "i32")
 
 
-def on_one_thread(function: Any, symbol: str, arguments: int) -> str:
-    """What to call instead of a routine that takes so many pointers, for it to use one thread; it joins `function` as a helper."""
-    name = f"tg_one_thread_{symbol.replace('.', '_')}"
-    if name not in function.helpers:
-        k = Kernel(name, {f"p{i}": "ptr" for i in range(arguments)})
-        with one_thread(k):
-            k.call(symbol, list(k.params.values()))
-        function.helpers[name] = Routine(k)
-    return name
-
-
 THREADED_SIZE = 512
 """From this many rows or columns on, LAPACK may use the threads of BLAS."""
 

@@ -20,6 +20,7 @@ from tracegrad.codegen.loop_ir import (
     Exit,
     For,
     Function,
+    Parallel,
     Store,
     Switch,
     Value,
@@ -27,7 +28,7 @@ from tracegrad.codegen.loop_ir import (
     blocks_of,
     buffers_of,
 )
-from tracegrad.codegen.segments import LARGE_FUNCTION, SEGMENT, Sizes
+from tracegrad.codegen.segments import LARGE_FUNCTION, SEGMENT, Sizes, flow
 
 INLINED_CALLS = 150
 """Elementary functions of scalars outside of nests are inlined unless there are more of them than this."""
@@ -114,6 +115,14 @@ class Writer:
             self.sizes = None
         self._block(self.function.body, top=True)
         entry = self._bases(self.function.body)
+        if any(symbol.startswith("tg.blas.") for symbol in self.external):
+            # Products are cut into tasks here; a BLAS with threads of its own would wait for cores that others have.
+            self._declare("@tg.threads.set", "i32", ["i32"])
+            self.external.add("tg.threads.set")
+            entry.append("  %threads = call i32 @tg.threads.set(i32 1)")
+            restore = "  call i32 @tg.threads.set(i32 %threads)"
+            self.lines = [x for line in self.lines for x in ((restore, line) if line.startswith("  ret ") else (line,))]
+            self.lines.append(restore)
         head = f"define i32 @{self.symbol}({_PARAMETERS}) #0 {{"
         parts = [*self.globals.values(), head, "entry:", *entry, *self.lines, "  ret i32 0", "}", "", *self.functions]
         parts.extend(self._routines())
@@ -191,7 +200,7 @@ class Writer:
     def _segment(self, run: list[Any]) -> None:
         """Write a run of statements as a function of its own, and a call of it."""
         assert self.sizes is not None
-        needed, given = self.sizes.flow(run)
+        needed, given = flow(run, self.sizes.uses)
         by_memory = needed if len(needed) > MOST_ARGUMENTS else []
         for v in by_memory:
             if v not in self.stored:
@@ -280,6 +289,9 @@ class Writer:
         type = v.type
         if type == "ptr":
             kind, value = v.attr
+            found = self.globals.get(v)
+            if found is not None:
+                return found.split(" ")[0]
             name = f"@tgk.{len(self.globals)}"
             if kind[0] == "c":  # a complex constant
                 part = "f32" if kind == "c64" else "f64"
@@ -360,6 +372,17 @@ class Writer:
             buffer, offset = v.attr
             pointer = self._pointer(buffer, self.ref(args[0]) if args else None, offset)
             self.names[v] = pointer
+        elif op == "table":
+            kind, numbers = v.attr
+            name = self.globals.get(v.attr)
+            if name is None:
+                elements = ", ".join(f"{TYPES[kind]} {n}" for n in numbers)
+                count = len(self.globals)
+                self.globals[v.attr] = (
+                    f"@tgk.{count} = private unnamed_addr constant [{len(numbers)} x {TYPES[kind]}] [{elements}]"
+                )
+                name = self.globals[v.attr]
+            add(f"  {out} = getelementptr inbounds {TYPES[kind]}, ptr {name.split(' ')[0]}, i64 {self.ref(args[0])}")
         else:
             raise NotImplementedError(f"the loop-level operation {op!r} has no LLVM text")
 
@@ -428,6 +451,8 @@ class Writer:
                 self.lines.append(f"  store {TYPES[type_]} {value}, ptr {pointer}, align {ALIGNMENT[type_]}{note}")
             elif kind is For:
                 self._for(s)
+            elif kind is Parallel:
+                self._parallel(s)
             elif kind is While:
                 self._while(s)
             elif kind is Switch:
@@ -486,6 +511,35 @@ class Writer:
         number = len(self.metadata)
         self._metadata_node(f"distinct !{{!{number}, " + ", ".join(f"!{n}" for n in nodes) + "}")
         return f", !llvm.loop !{number}"
+
+    def _parallel(self, s: Parallel) -> None:
+        """A task becomes a function of (frame, number); the frame holds the four pointers and the scalars that it needs."""
+        needed, _ = flow([s], {})
+        frame = self.spilled
+        self.spilled += 8 * (4 + len(needed))
+        self.fresh += 1
+        pointer = f"%f{self.fresh}"
+        self.lines.append(f"  {pointer} = getelementptr inbounds i8, ptr %arena, i64 {frame}")
+        names = ["%inputs", "%outputs", "%constants", "%arena"]
+        fields = [(f"ptr {n}", "ptr", n) for n in names] + [(self._typed(v), TYPES[v.type], f"%v{v.number}") for v in needed]
+        name = f"@{self.symbol}.task{len(self.functions)}"
+        self.functions.append("")
+        place = len(self.functions) - 1
+        head = [f"define internal void {name}(ptr noalias %frame, i64 %v{s.counter.number}) #2 {{", "entry:"]
+        for k, (value, type, local) in enumerate(fields):
+            self.lines.append(f"  {pointer}.{k} = getelementptr inbounds i8, ptr {pointer}, i64 {8 * k}")
+            self.lines.append(f"  store {value}, ptr {pointer}.{k}, align 8")
+            head.append(f"  %frame.{k} = getelementptr inbounds i8, ptr %frame, i64 {8 * k}")
+            head.append(f"  {local} = load {type}, ptr %frame.{k}, align 8, !invariant.load !{self._empty()}")
+        outer = (self.lines, self.label, self.names)
+        self.lines, self.label, self.names = [], "entry", {v: f"%v{v.number}" for v in (*needed, s.counter)}
+        self._statements(s.body, False)
+        body = self.lines
+        self.lines, self.label, self.names = outer
+        self.functions[place] = "\n".join([*head, *self._bases(s.body), *body, "  ret void", "}", ""])
+        self._declare("@tg.pool.run", "void", ["ptr", "ptr", "i64"])
+        self.external.add("tg.pool.run")
+        self.lines.append(f"  call void @tg.pool.run(ptr {name}, ptr {pointer}, i64 {s.count})")
 
     def _while(self, s: While) -> None:
         head, body, end = self._new_label(), self._new_label(), self._new_label()

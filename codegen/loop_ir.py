@@ -242,6 +242,17 @@ class For:
         self.results: list[Value] = []
 
 
+class Parallel:
+    """Tasks 0..count, in any order and at once: iterations that write different memory. The text of a task knows its number."""
+
+    __slots__ = ("counter", "count", "body")
+
+    def __init__(self, counter: Value, count: int, body: list[Any]):
+        self.counter = counter
+        self.count = count
+        self.body = body
+
+
 class While:
     """`params` start as `inits`; while `condition` (computed by `head`) holds, `body` computes their next values, `yields`."""
 
@@ -323,7 +334,7 @@ class Comment:
         self.text = text
 
 
-Statement = Value | Store | For | While | Switch | Call | Alloc | Copy | Exit | Comment
+Statement = Value | Store | For | Parallel | While | Switch | Call | Alloc | Copy | Exit | Comment
 
 
 class Function:
@@ -358,7 +369,7 @@ class Function:
 def blocks_of(statement: Any) -> list[list[Any]]:
     """The blocks inside a statement."""
     kind = type(statement)
-    if kind is For:
+    if kind is For or kind is Parallel:
         return [statement.body]
     if kind is While:
         return [statement.head, statement.body]
@@ -471,6 +482,10 @@ def _block_text(block: list[Any], pad: str, lines: list[str]) -> None:
             )
             _block_text(s.body, pad + "  ", lines)
             _yield_text(s.yields, pad + "  ", lines)
+            lines.append(pad + "}")
+        elif kind is Parallel:
+            lines.append(f"{pad}parallel {operand_text(s.counter)} in 0..{s.count} {{")
+            _block_text(s.body, pad + "  ", lines)
             lines.append(pad + "}")
         elif kind is While:
             lines.append(f"{pad}while{_carry(s.params, s.inits)} {{")

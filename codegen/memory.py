@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tracegrad.codegen.loop_ir import Alloc, Buffer, For, Function, While, blocks_of, buffers_of
+from tracegrad.codegen.loop_ir import Alloc, Buffer, For, Function, Parallel, While, blocks_of, buffers_of
 
 ALIGNMENT = 64
 
@@ -35,7 +35,7 @@ def plan_arena(function: Function) -> int:
             inner = blocks_of(s)
             if not inner:
                 continue
-            if type(s) is For or type(s) is While:
+            if type(s) in (For, While, Parallel):
                 used: set[Buffer] = set()
                 loops.append(used)
                 for blk in inner:

@@ -91,7 +91,7 @@ def emit_group(ctx: Context, group: Group) -> None:
 
     flat = all(is_flat(r.lazy) and r.target.is_dense for r in maps)
     written = frozenset(r.target.buffer for r in maps)
-    emit_loops(ctx, Space(group.shape, flat), written, body)
+    emit_loops(ctx, Space(group.shape, flat), written, body, sum(r.lazy.cost + 1 for r in maps))
     finish_maps(maps)
     b.memo.clear()
 
@@ -125,7 +125,8 @@ def write_nest(ctx: Context, view: View, form: Form) -> None:
     def body(indices: Indices) -> None:
         store(b, view.buffer, view.position(indices), read(b, form, indices))
 
-    emit_loops(ctx, Space(view.type.shape, is_flat(form) and view.is_dense), frozenset((view.buffer,)), body)
+    cost = form.cost + 1 if isinstance(form, Lazy) else 2
+    emit_loops(ctx, Space(view.type.shape, is_flat(form) and view.is_dense), frozenset((view.buffer,)), body, cost)
 
 
 # --------------------------------------------------------------------------------------------------------------- iteration space
@@ -156,8 +157,8 @@ class Space:
         return tuple([places.get(d, 0) for d in range(len(self.shape))])
 
 
-def emit_loops(ctx: Context, space: Space, written: frozenset[Buffer], body: Callable[[Indices], None]) -> None:
-    """Loops over a space around `body`."""
+def emit_loops(ctx: Context, space: Space, written: frozenset[Buffer], body: Callable[[Indices], None], cost: int = 0) -> None:
+    """Loops over a space around `body`, which costs about `cost` operations; large ones are divided among threads."""
     if prod(space.shape) == 0:
         return
     runs = space.runs
@@ -169,19 +170,53 @@ def emit_loops(ctx: Context, space: Space, written: frozenset[Buffer], body: Cal
     looped = runs[: len(runs) - unrolled]
     short = runs[len(runs) - unrolled :]
     with ExitStack() as stack:
-        places = open_loops(ctx, stack, looped, written)
+        places = open_loops(ctx, stack, looped, written, prod(space.shape) * (cost + 4) if cost else 0)
         for point in product(*[range(n) for _, n, _ in short]):
             body(space.indices({**places, **{d: p for (d, _, _), p in zip(short, point)}}))
+
+
+PARALLEL_WORK = 1_500_000
+"""Loops of fewer operations stay on one thread: waking another takes some microseconds, or tens of them."""
+TASK_WORK = 500_000
+MOST_TASKS = 32
+ALIGNED = 64
+"""Contiguous loops are cut at multiples of so many elements, so that tasks do not share cache lines."""
+
+
+def tasks_of(n: int, work: int, contiguous: bool) -> tuple[int, int]:
+    """(number of tasks, iterations in each but the last) for a loop of n iterations and so many operations in all."""
+    wanted = min(max(work // TASK_WORK, 2), MOST_TASKS, n)
+    each = -(-n // wanted)
+    if contiguous:
+        each = -(-each // ALIGNED) * ALIGNED
+    return -(-n // each), each
 
 
 NAMES = "ijklmnpqrs"
 
 
-def open_loops(ctx: Context, stack: ExitStack, runs: list[tuple[int, int, bool]], written: frozenset[Buffer]) -> dict[int, Index]:
-    """Open one loop for each run; the position of each run's dimension."""
+def open_loops(
+    ctx: Context, stack: ExitStack, runs: list[tuple[int, int, bool]], written: frozenset[Buffer], work: int = 0
+) -> dict[int, Index]:
+    """Open one loop for each run; the position of each run's dimension. The first is divided into tasks if the work is large."""
     places: dict[int, Index] = {}
+    b = ctx.b
     for k, (d, n, _) in enumerate(runs):
-        loop = stack.enter_context(ctx.b.loop(0, n, memory=False, written=written, name=NAMES[k % len(NAMES)]))
+        name = NAMES[k % len(NAMES)]
+        if k == 0 and work >= PARALLEL_WORK and not b.parallel_depth:
+            count, each = tasks_of(n, work, len(runs) == 1)
+            if count > 1:
+                task = stack.enter_context(b.parallel(count, written))
+                low = task * each
+                high = b.index(low + each)
+                if count * each != n:
+                    high = b.op("smin", "i64", high, b.const("i64", n))
+                loop = stack.enter_context(
+                    b.loop(b.index(low), high, memory=False, written=written, name=name, bounds=(0, n - 1))
+                )
+                places[d] = loop.index
+                continue
+        loop = stack.enter_context(b.loop(0, n, memory=False, written=written, name=name))
         places[d] = loop.index
     return places
 

@@ -199,6 +199,11 @@ def emit_reductions(ctx: Context, group: Group, maps: list[Root], reduced: list[
     b.memo.clear()
 
 
+def work_of(space: Space, maps: list[Root], reduced: list[Root]) -> int:
+    """About how many operations a nest takes."""
+    return prod(space.shape) * (4 + sum(r.lazy.cost + 1 for r in (*maps, *reduced)))
+
+
 def _kept_type(root: Root) -> ArrayType:
     return root.type.update(dtype=root.reduction.dtype)
 
@@ -267,7 +272,7 @@ def _emit_accumulators(
     written = written | frozenset(p.buffer for p in places)
     points = list(product(*[range(n) for _, n, _ in suffix]))
     with ExitStack() as stack:
-        outside = open_loops(ctx, stack, outer, written)
+        outside = open_loops(ctx, stack, outer, written, 0 if partial else work_of(space, maps, reduced))
 
         def element(index: dict[int, Index]) -> list[Scalar]:
             """The elements to accumulate at one point of the reduced dimensions: for every point of the suffix, of every root."""

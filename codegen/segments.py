@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from tracegrad.codegen.loop_ir import Call, Exit, For, Function, Store, Switch, Value, While, blocks_of
+from tracegrad.codegen.loop_ir import Call, Exit, For, Function, Parallel, Store, Switch, Value, While, blocks_of
 from tracegrad.codegen.loop_ir import Copy as CopyStatement
 
 LARGE_FUNCTION = 3_000
@@ -108,30 +108,33 @@ class Sizes:
             runs.append(current)
         return runs
 
-    def flow(self, run: list[Any]) -> tuple[list[Value], list[Value]]:
-        """(the scalars that a run reads from outside, those of its results that are read outside)."""
-        read: dict[Value, int] = {}
-        made: set[Value] = set()
-        results: list[Value] = []
 
-        def visit(block: list[Any]) -> None:
-            for s in block:
-                for v in operands_of(s):
-                    read[v] = read.get(v, 0) + 1
-                made.update(results_of(s))
-                kind = type(s)
-                if kind is For:
-                    made.add(s.counter)
-                    made.update(s.params)
-                for b in blocks_of(s):
-                    visit(b)
+def flow(run: list[Any], uses: dict[Value, int]) -> tuple[list[Value], list[Value]]:
+    """(the scalars that a run reads from outside, those of its results that are read outside), given how often each is read."""
+    read: dict[Value, int] = {}
+    made: set[Value] = set()
+    results: list[Value] = []
 
-        visit(run)
-        for s in run:
-            results.extend(results_of(s))
-        needed = [v for v in read if v not in made and v.op != "const"]
-        given = [v for v in results if self.uses.get(v, 0) > read.get(v, 0)]
-        return needed, given
+    def visit(block: list[Any]) -> None:
+        for s in block:
+            for v in operands_of(s):
+                read[v] = read.get(v, 0) + 1
+            made.update(results_of(s))
+            kind = type(s)
+            if kind is For:
+                made.add(s.counter)
+                made.update(s.params)
+            elif kind is Parallel:
+                made.add(s.counter)
+            for b in blocks_of(s):
+                visit(b)
+
+    visit(run)
+    for s in run:
+        results.extend(results_of(s))
+    needed = [v for v in read if v not in made and v.op != "const"]
+    given = [v for v in results if uses.get(v, 0) > read.get(v, 0)]
+    return needed, given
 
 
-__all__ = ["LARGE_FUNCTION", "SEGMENT", "Sizes"]
+__all__ = ["LARGE_FUNCTION", "SEGMENT", "Sizes", "flow"]

@@ -1,6 +1,7 @@
 """From the symbols in object code to addresses: BLAS, LAPACK, FFT and special functions of NumPy and SciPy, the C library.
 
     tg.blas.sgemm, tg.lapack.dpotrf      routines in scipy.linalg.cython_blas and cython_lapack (Fortran's conventions)
+    tg.pool.run                          runs the tasks of a parallel loop (runtime/threads.py)
     tg.threads.set                       sets how many threads BLAS uses
     tg.fft.d.rfft_n_even                 the inner loop of NumPy's pocketfft ufunc, f64 ("d") or f32 ("s")
     tg.fft.d.fft.data                    the datum that belongs to the loop
@@ -150,7 +151,14 @@ def register(name: str, pointer: int) -> str:
     return f"tg.runtime.{name}"
 
 
+def _pool(name: str) -> int:
+    from tracegrad.runtime import threads
+
+    return threads.address(name)
+
+
 _FINDERS = {
+    "pool": _pool,
     "blas": _blas,
     "threads": _threads,
     "lapack": _lapack,
