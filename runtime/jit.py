@@ -15,6 +15,8 @@ from types import MethodType
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
 
+from numpy import ndarray
+
 from tracegrad.ir import bind
 from tracegrad.ir.calls import call_p
 from tracegrad.ir.config import config
@@ -34,6 +36,11 @@ from tracegrad.transforms.pipeline import optimize
 _interpreter = bind.chosen
 _overridden = config.overridden
 _NUMBERS = frozenset({bool, int, float, complex})
+
+
+def _kind(x: Any) -> Any:
+    """What a value that is not an array of ours is recognized by."""
+    return (x.dtype, x.shape) if type(x) is ndarray else type(x)
 
 
 class Traced:
@@ -120,7 +127,7 @@ class JitFunction:
         if quick is not None and not kwargs and _interpreter() is None and _overridden() is None:
             epoch, kinds, executable, tree = quick
             # The arguments of the last call again, arrays and numbers of the same types; no flag and no transformation in the way.
-            if epoch == config.epoch and [x.aval if type(x) is ArrayImpl else type(x) for x in args] == kinds:
+            if epoch == config.epoch and [_kind(x) if type(x) is not ArrayImpl else x.aval for x in args] == kinds:
                 outs = executable(args)
                 return outs[0] if tree is None else tree_unflatten(tree, outs)
         if config.disable_jit:
@@ -137,8 +144,8 @@ class JitFunction:
 
     def _remember(self, args: tuple[Any, ...], leaves: Sequence[Any], traced: Traced) -> None:
         """Let the next call with arguments like these take the short way, if they are plain arrays and numbers."""
-        kinds = [x.aval if type(x) is ArrayImpl else type(x) for x in args]
-        if all([x is y for x, y in zip(args, leaves)]) and all([type(k) is ArrayType or k in _NUMBERS for k in kinds]):
+        kinds = [_kind(x) if type(x) is not ArrayImpl else x.aval for x in args]
+        if all([x is y for x, y in zip(args, leaves)]) and all([type(k) in (ArrayType, tuple) or k in _NUMBERS for k in kinds]):
             if _overridden() is None and self._static.none:
                 tree = None if traced.out_tree.is_leaf() else traced.out_tree
                 self._quick = (config.epoch, kinds, traced.executable, tree)
