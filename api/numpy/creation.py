@@ -63,6 +63,8 @@ def _dimension(name: str, d: Any) -> int:
 
 def filled(name: str, shape: tuple[int, ...], value: Any, dtype: Any, weak: bool = False) -> Any:
     """An array of one known number: a literal, broadcast."""
+    if is_key(dtype):
+        return ops.key_wrap(ops.broadcast_in_dim(np.uint32(value), shape + dtype.base_shape, ()))
     if weak and shape == ():
         return stage(np.asarray(value, dtype), True)
     scalar = np.asarray(value).astype(dtype)[()] if not isinstance(value, int) else scalar_like(value, dtype)

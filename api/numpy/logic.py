@@ -13,6 +13,7 @@ from tracegrad.ir.array import Array
 from tracegrad.ir.bind import bind1, type_of
 from tracegrad.ir.checks import COMPLEX, FLOAT, INEXACT, INTEGER, UNSIGNED
 from tracegrad.ir.primitive import Primitive
+from tracegrad.ir.types import is_key
 from tracegrad.numpy.makers import binary, named, no_out
 from tracegrad.numpy.promotion import (
     BOOL,
@@ -26,12 +27,21 @@ from tracegrad.numpy.promotion import (
 # Comparisons
 
 
+def _compare_keys(x: Any, y: Any, primitive: Primitive) -> Any:
+    """Random keys are equal when all of their words are."""
+    x, y = (ops.key_unwrap(v) for v in broadcast("equal", x, y, full=True))
+    same = ops.reduce_and(ops.eq(x, y), (len(type_of(x).shape) - 1,))
+    return same if primitive is prims.eq_p else ops.bitwise_not(same)
+
+
 def _comparison(name: str, primitive: Primitive, doc: str) -> Callable[..., Any]:
     lexicographic = primitive not in (prims.eq_p, prims.ne_p)
 
     def function(x: Any, y: Any, /) -> Any:
         if not (isinstance(x, Array) and isinstance(y, Array) and x.aval is y.aval):
             x, y = broadcast(name, *promote(name, x, y))
+        if not lexicographic and is_key(type_of(x).dtype):
+            return _compare_keys(x, y, primitive)
         if lexicographic and type_of(x).dtype in COMPLEX:
             re_x, re_y, im_x, im_y = ops.real(x), ops.real(y), ops.imag(x), ops.imag(y)
             strict = prims.lt_p if primitive in (prims.lt_p, prims.le_p) else prims.gt_p
@@ -137,7 +147,6 @@ def isnan(x: Any, /) -> Any:
     dtype = type_of(x).dtype
     if dtype in INEXACT:
         return bind1(prims.ne_p, x, x)
-    require_numbers("isnan", x)
     return false_or_true(x, False)
 
 
