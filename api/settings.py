@@ -54,9 +54,11 @@ class named_scope(ContextDecorator):
 def named_call(fun: Callable[..., Any], *, name: str | None = None) -> Callable[..., Any]:
     """`fun` under a name, by default its own."""
 
+    label = name or str(getattr(fun, "__name__", "function"))
+
     @wraps(fun)
     def named(*args: Any, **kwargs: Any) -> Any:
-        with named_scope(name or getattr(fun, "__name__", "function")):
+        with named_scope(label):
             return fun(*args, **kwargs)
 
     return named
