@@ -338,7 +338,8 @@ class Writer:
             flags = " nsw" if v.attr == "index" else ""
             add(f"  {out} = {op}{flags} {type} {self.ref(args[0])}, {self.ref(args[1])}")
         elif op in _FLOAT_BINARY:
-            add(f"  {out} = {op} {v.attr or 'contract'} {type} {self.ref(args[0])}, {self.ref(args[1])}")
+            flags = "" if v.attr == "exact" else f" {v.attr or 'contract'}"
+            add(f"  {out} = {op}{flags} {type} {self.ref(args[0])}, {self.ref(args[1])}")
         elif op == "load":
             buffer, offset = v.attr
             pointer = self._pointer(buffer, self.ref(args[0]) if args else None, offset)

@@ -85,8 +85,21 @@ def _simple(float_op: str, int_op: str) -> Rule:
     return apply_rule
 
 
-_RULES["add"] = _simple("fadd", "add")
-_RULES["sub"] = _simple("fsub", "sub")
+def _sum(float_op: str, int_op: str) -> Rule:
+    """A sum of two products is rounded like it is written: a fused operation would treat one of them differently, so that
+    `a * b - b * a` would not be zero. Elsewhere a product that is added may be fused with its sum."""
+
+    def apply_rule(b: Builder, t: str, args: list[Value], dtype: Any, *_: Any) -> Value:
+        if t[0] == "f":
+            exact = args[0].op == "fmul" and args[1].op == "fmul"
+            return b.op(float_op, t, *args, attr="exact" if exact else None)
+        return b.op(int_op, t, *args)
+
+    return apply_rule
+
+
+_RULES["add"] = _sum("fadd", "add")
+_RULES["sub"] = _sum("fsub", "sub")
 _RULES["mul"] = _simple("fmul", "mul")
 
 
