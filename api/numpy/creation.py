@@ -496,7 +496,7 @@ def identity(n: Any, dtype: Any = None) -> Any:
 
 def tri(N: int, M: int | None = None, k: int = 0, dtype: Any = None) -> Any:
     """Ones on and below the diagonal k, zeros above."""
-    dtype = dtypes.float_dtype() if dtype is None else canonical_dtype("tri", dtype)
+    dtype = np.dtype(np.float32) if dtype is None else canonical_dtype("tri", dtype)
     n = static_int("tri", N, "N")
     return to_dtype(_diagonal_mask(n, n if M is None else static_int("tri", M, "M"), k, ops.ge), dtype)
 

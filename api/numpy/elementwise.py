@@ -15,6 +15,7 @@ import numpy as np
 
 from tracegrad.ir import dtypes, ops
 from tracegrad.ir import elementwise as prims
+from tracegrad.ir.array import Array
 from tracegrad.ir.bind import bind1, type_of
 from tracegrad.ir.checks import COMPLEX, FLOAT, INEXACT, INTEGER, UNSIGNED
 from tracegrad.ir.primitive import Primitive
@@ -36,6 +37,8 @@ from tracegrad.numpy.promotion import (
     real_dtype,
     require_numbers,
 )
+
+INT32 = np.dtype(np.int32)
 
 # Functions of one floating-point argument
 
@@ -163,7 +166,7 @@ def square(x: Any, /) -> Any:
     """x * x."""
     x = as_value("square", x)
     if type_of(x).dtype == BOOL:
-        return ops.convert_element_type(x, dtypes.int_dtype())
+        return ops.convert_element_type(x, INT32)
     return bind1(prims.square_p, x)
 
 
@@ -186,10 +189,10 @@ def power(x1: Any, x2: Any, /) -> Any:
     require_numbers("power", x1, x2)
     if t1.dtype == BOOL:
         # the powers of truth values are integers
-        target = dtypes.int_dtype() if dtype.kind in "biu" else dtype
+        target = INT32 if dtype.kind in "biu" and not isinstance(x2, Array) or dtype == BOOL else dtype
         return power(ops.convert_element_type(x1, target), x2)
     if t2.dtype == BOOL:
-        x2 = ops.convert_element_type(x2, dtypes.int_dtype())
+        x2 = ops.convert_element_type(x2, INT32)
         t2 = type_of(x2)
     if dtype in INEXACT and t2.dtype in INTEGER and not isinstance(x2, PYTHON_SCALARS) and t1.dtype == dtype:
         # an array of integer powers keeps its dtype, so that negative numbers can be raised to them
@@ -245,7 +248,7 @@ def floor_divide(x1: Any, x2: Any, /) -> Any:
 
 
 def _bools_as_integers(*xs: Any) -> list[Any]:
-    return [ops.convert_element_type(x, dtypes.int_dtype()) for x in xs]
+    return [ops.convert_element_type(x, INT32) for x in xs]
 
 
 def _float_divmod(x1: Any, x2: Any) -> tuple[Any, Any]:
@@ -265,7 +268,7 @@ def remainder(x1: Any, x2: Any, /) -> Any:
     dtype = type_of(x1).dtype
     if dtype == BOOL:
         x1, x2 = _bools_as_integers(x1, x2)
-        dtype = dtypes.int_dtype()
+        dtype = INT32
     if dtype in COMPLEX:
         raise TypeError("remainder does not accept complex numbers")
     zero = dtype.type(0)

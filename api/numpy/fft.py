@@ -13,7 +13,7 @@ from tracegrad.ir.types import is_complex, is_inexact
 from tracegrad.numpy import elementwise as e
 from tracegrad.numpy.creation import zeros
 from tracegrad.numpy.dtype_objects import canonical_dtype
-from tracegrad.numpy.promotion import as_array, axis_index, axis_indices, shape_of, static_int
+from tracegrad.numpy.promotion import as_array, axis_index, axis_indices, inexact_dtype, shape_of, static_int
 from tracegrad.numpy.shape import moveaxis, roll
 
 _NORMS = (None, "backward", "ortho", "forward")
@@ -24,7 +24,7 @@ def _operand(name: str, a: Any, complex_: bool) -> Any:
     a = as_array(name, a, "a")
     dtype = type_of(a).dtype
     if not is_inexact(dtype):
-        dtype = dtypes.float_dtype()
+        dtype = inexact_dtype(name, dtype)
     if dtype.itemsize == 2:
         dtype = np.dtype(np.float32)
     if complex_ and not is_complex(dtype):

@@ -164,7 +164,7 @@ def inexact_dtype(name: str, dtype: Any) -> Any:
         return dtype
     if is_key(dtype) or dtype.kind == "V":
         raise TypeError(f"{name} takes numbers, got an array of dtype {dtype}")
-    return dtypes.float_dtype()
+    return np.dtype(np.float64 if dtype.itemsize == 8 else np.float32)
 
 
 def inexact(name: str, x: Any) -> Any:

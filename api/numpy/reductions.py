@@ -40,6 +40,7 @@ from tracegrad.numpy.promotion import (
     broadcast,
     broadcast_to_shape,
     cast,
+    inexact_dtype,
     real_dtype,
     require_numbers,
     shape_of,
@@ -235,7 +236,7 @@ def mean(a: Any, axis: Any = None, dtype: Any = None, out: None = None, keepdims
     weak = dtype is None and t.weak and is_inexact(t.dtype)
     if dtype is None:
         require_numbers("mean", a)
-        dtype = t.dtype if is_inexact(t.dtype) else dtypes.float_dtype()
+        dtype = inexact_dtype("mean", t.dtype)
     computed = np.dtype(np.float32) if dtype.itemsize == 2 and is_inexact(dtype) else dtype
     a = cast(a, t, computed, weak)
     shape = shape_of(a) if where is None else np.broadcast_shapes(shape_of(a), shape_of(where))
@@ -313,7 +314,7 @@ def _variance(
     dtype = optional_dtype(name, dtype)
     if dtype is not None and is_complex(t.dtype) and not is_complex(dtype):
         raise ValueError(f"{name}: dtype must be complex for a complex argument, got {dtype}")
-    working = t.dtype if is_inexact(t.dtype) else dtypes.float_dtype()
+    working = inexact_dtype(name, t.dtype)
     result_dtype = real_dtype(working) if dtype is None else real_dtype(dtype)
     if dtype is not None and is_inexact(dtype) and dtype.itemsize > working.itemsize:
         working = dtype

@@ -15,6 +15,7 @@ from tracegrad.numpy.promotion import (
     BOOL,
     as_array,
     concrete,
+    inexact_dtype,
     promote,
     shape_of,
     stage,
@@ -127,7 +128,7 @@ def searchsorted(a: Any, v: Any, side: str = "left", sorter: Any = None, *, meth
     if sorter is not None:
         a = a[sorter]
     n = shape_of(a)[0]
-    dtype = dtypes.int_dtype() if n <= 2**31 - 1 else np.dtype(np.int64)
+    dtype = np.dtype(np.int32 if n <= 2**31 - 1 else np.int64)
     shape = shape_of(v)
     if n == 0:
         return filled("searchsorted", shape, 0, dtype)
@@ -189,7 +190,7 @@ def digitize(x: Any, bins: Any, right: bool = False, *, method: str | None = Non
         raise ValueError(f"digitize: bins must be a 1-dimensional array, got shape {shape_of(bins)}")
     n = shape_of(bins)[0]
     if n == 0:
-        return filled("digitize", shape_of(x), 0, dtypes.int_dtype())
+        return filled("digitize", shape_of(x), 0, np.dtype(np.int32))
     side = "left" if right else "right"
     ascending = searchsorted(bins, x, side=side)
     if n == 1:
@@ -283,7 +284,7 @@ def isclose(a: Any, b: Any, rtol: Any = 1e-05, atol: Any = 1e-08, equal_nan: boo
         a, b = (to_dtype(as_array("isclose", v), np.dtype(np.int32)) for v in (a, b))
         dtype = np.dtype(np.int32)
     if dtype.kind in "iu":
-        a, b = (to_dtype(as_array("isclose", v), dtypes.float_dtype()) for v in (a, b))
+        a, b = (to_dtype(as_array("isclose", v), inexact_dtype("isclose", dtype)) for v in (a, b))
     close = e.less_equal(e.absolute(e.subtract(a, b)), e.add(atol, e.multiply(rtol, e.absolute(b))))
     if type_of(a).dtype.kind in "iub":
         return close

@@ -440,4 +440,5 @@ def ravel_multi_index(multi_index: Any, dims: Any, mode: str = "raise", order: s
     out: Any = 0
     for p, s in zip(parts, strides):
         out = add(out, multiply(p, int(s)))
-    return to_dtype(as_array("ravel_multi_index", out), dtypes.int_dtype() if dtype is None else dtypes.canonicalize_dtype(dtype))
+    out = as_array("ravel_multi_index", out)
+    return out if dtype is None else to_dtype(out, dtypes.canonicalize_dtype(dtype))

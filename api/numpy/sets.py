@@ -144,12 +144,14 @@ def union1d(ar1: Any, ar2: Any, *, size: int | None = None, fill_value: Any = No
 
 def setdiff1d(ar1: Any, ar2: Any, assume_unique: bool = False, *, size: int | None = None, fill_value: Any = None) -> Any:
     """The distinct elements of the first that are not in the second."""
+    dtype = type_of(asarray(ar1)).dtype
     a, b = _two("setdiff1d", ar1, ar2)
     if size is None:
-        return stage(np.setdiff1d(concrete("setdiff1d", a, "ar1", _HINT), concrete("setdiff1d", b, "ar2", _HINT), assume_unique))
+        found = np.setdiff1d(concrete("setdiff1d", a, "ar1", _HINT), concrete("setdiff1d", b, "ar2", _HINT), assume_unique)
+        return stage(found.astype(dtype))
     from tracegrad.numpy.searching import isin
 
-    return _select(a, isin(a, b, invert=True), size, fill_value, not assume_unique)
+    return to_dtype(_select(a, isin(a, b, invert=True), size, fill_value, not assume_unique), dtype)
 
 
 def _select(a: Any, mask: Any, size: int, fill_value: Any, distinct: bool) -> Any:

@@ -10,7 +10,7 @@ from tracegrad.ir import dtypes, ops
 from tracegrad.ir.bind import type_of
 from tracegrad.ir.types import is_complex, is_integer
 from tracegrad.numpy.dtype_objects import canonical_dtype
-from tracegrad.numpy.promotion import as_array, axis_index, require_numbers, shape_of, static_int
+from tracegrad.numpy.promotion import as_array, axis_index, require_numbers, shape_of, static_int, to_dtype
 from tracegrad.numpy.shape import flip, ravel
 
 
@@ -98,7 +98,8 @@ def _partition(name: str, a: Any, kth: int, axis: int, function: Any) -> Any:
     n = shape_of(a)[i]
     if not -n <= k < n:
         raise ValueError(f"{name}: kth={k} is out of bounds for axis {i} of size {n}")
-    return function(a, i)
+    out = function(a, i)
+    return out if function is sort else to_dtype(out, np.dtype(np.int32))
 
 
 def sort_complex(a: Any) -> Any:

@@ -9,7 +9,7 @@ import numpy as np
 
 from tracegrad.ir import dtypes, ops
 from tracegrad.ir.bind import type_of
-from tracegrad.ir.types import is_complex, is_inexact
+from tracegrad.ir.types import is_complex
 from tracegrad.numpy import elementwise as e
 from tracegrad.numpy.contractions import dot
 from tracegrad.numpy.creation import asarray, linspace, zeros
@@ -17,6 +17,7 @@ from tracegrad.numpy.indexing import IndexUpdates
 from tracegrad.numpy.promotion import (
     as_array,
     axis_indices,
+    inexact_dtype,
     promote_inexact,
     shape_of,
     static_int,
@@ -77,7 +78,7 @@ def percentile(
     out_sharding: Any = None,
 ) -> Any:
     """The percentiles q (in [0, 100]) along axes."""
-    a, q = promote_inexact("percentile", as_array("percentile", a, "a"), as_array("percentile", q, "q"))
+    (q,) = promote_inexact("percentile", as_array("percentile", q, "q"))
     return quantile(a, e.divide(q, 100), axis, out, overwrite_input, method, keepdims, weights=weights)
 
 
@@ -93,7 +94,7 @@ def nanpercentile(
     weights: Any = None,
 ) -> Any:
     """`percentile` without the NaN."""
-    a, q = promote_inexact("nanpercentile", as_array("nanpercentile", a, "a"), as_array("nanpercentile", q, "q"))
+    (q,) = promote_inexact("nanpercentile", as_array("nanpercentile", q, "q"))
     return nanquantile(a, e.divide(q, 100), axis, out, overwrite_input, method, keepdims, weights=weights)
 
 
@@ -117,7 +118,8 @@ def _quantile(
         raise ValueError(f"{name}: weights are supported by method='inverted_cdf' only, got {method!r}")
     if method not in _METHODS:
         raise ValueError(f"method can only be one of {', '.join(repr(m) for m in _METHODS)}; got {method!r}")
-    a, q = promote_inexact(name, as_array(name, a, "a"), as_array(name, q, "q"))
+    (a,) = promote_inexact(name, as_array(name, a, "a"))
+    q = to_dtype(as_array(name, q, "q"), type_of(a).dtype)
     if is_complex(type_of(a).dtype):
         raise ValueError(f"{name} does not support complex input, as the operation is poorly defined.")
     shape, q_shape = shape_of(a), shape_of(q)
@@ -293,7 +295,7 @@ def histogram_bin_edges(a: Any, bins: Any = 10, range: Any = None, weights: Any 
         raise NotImplementedError("string values for `bins` not implemented.")
     a = ravel(as_array("histogram_bin_edges", a, "a"))
     dtype = type_of(a).dtype
-    dtype = dtype if is_inexact(dtype) else dtypes.float_dtype()
+    dtype = inexact_dtype("histogram_bin_edges", dtype)
     if np.ndim(bins) == 1 or isinstance(bins, (list, tuple)):
         return to_dtype(asarray(bins), dtype)
     n = static_int("histogram_bin_edges", bins, "bins")
