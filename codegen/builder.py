@@ -35,6 +35,10 @@ from tracegrad.codegen.loop_ir import (
 )
 
 
+UNROLLED_TRIPS = 8
+"""Loops of nests that run longer are not unrolled (beyond what vectorization does), which halves LLVM's time."""
+
+
 def _wrap(value: int, type: str) -> int:
     bits = int(type[1:])
     if bits == 1:
@@ -355,6 +359,8 @@ class Builder:
         """
         low = low if isinstance(low, Value) else self.index(low)
         high = high if isinstance(high, Value) else self.index(high)
+        if not memory and not (low.is_const and high.is_const and high.attr - low.attr <= UNROLLED_TRIPS):
+            hints = (*hints, "no unroll")
         scope = self._open(memory=memory, written=written)
         level = self.level
         counter = self._param("i64", name, level)

@@ -28,7 +28,7 @@ from tracegrad.codegen.loop_ir import (
     blocks_of,
     buffers_of,
 )
-from tracegrad.codegen.segments import LARGE_FUNCTION, SEGMENT, Sizes, flow
+from tracegrad.codegen.segments import BODY_SEGMENT, LARGE_BODY, LARGE_FUNCTION, SEGMENT, Sizes, flow
 
 INLINED_CALLS = 150
 """Elementary functions of scalars outside of nests are inlined unless there are more of them than this."""
@@ -425,11 +425,12 @@ class Writer:
 
     def _block(self, block: list[Any], top: bool = False) -> None:
         sizes = self.sizes
-        if sizes is None or sum(map(sizes.weight, block)) <= SEGMENT:
+        if sizes is None or not top and sum(map(sizes.weight, block)) <= LARGE_BODY:
             self._statements(block, top)
             return
-        for run in sizes.cut(block):
-            if len(run) == 1 and (sizes.weight(run[0]) > SEGMENT or sizes.weight(run[0]) == 1 or run[0] in sizes.exits):
+        for run in sizes.cut(block, SEGMENT if top else BODY_SEGMENT):
+            weight = sum(map(sizes.weight, run))
+            if weight <= 8 or run[0] in sizes.exits or weight > LARGE_BODY and len(run) == 1:
                 self._statements(run, top)
             else:
                 self._segment(run)

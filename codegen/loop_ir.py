@@ -474,7 +474,8 @@ def _block_text(block: list[Any], pad: str, lines: list[str]) -> None:
         elif kind is Store:
             lines.append(f"{pad}store {_place(s.buffer, s.index, s.offset)} = {operand_text(s.value)}")
         elif kind is For:
-            hints = f" {{{', '.join(s.hints)}}}" if s.hints else ""
+            shown = [h for h in s.hints if h != "no unroll"]
+            hints = f" {{{', '.join(shown)}}}" if shown else ""
             step = f" step {s.step}" if s.step != 1 else ""
             lines.append(
                 f"{pad}{_results(s.results)}for {operand_text(s.counter)} in {operand_text(s.low)}..{operand_text(s.high)}{step}"

@@ -12,10 +12,11 @@ from typing import Any
 from tracegrad.codegen.loop_ir import Call, Exit, For, Function, Parallel, Store, Switch, Value, While, blocks_of
 from tracegrad.codegen.loop_ir import Copy as CopyStatement
 
-LARGE_FUNCTION = 3_000
-"""Functions of fewer operations are left whole."""
-SEGMENT = 600
-"""Operations in a segment, about."""
+LARGE_FUNCTION, SEGMENT = 1_000, 300
+"""A function of more operations than the first is cut, between the statements of its outermost block, into functions of about the
+second."""
+LARGE_BODY, BODY_SEGMENT = 4_000, 1_000
+"""The same for bodies of loops and branches, where a call costs in every iteration."""
 _WEIGHTS = {"math": 30}
 
 
@@ -86,20 +87,20 @@ class Sizes:
     def weight(self, s: Any) -> int:
         return self.weights.get(s, _WEIGHTS.get(s.op, 1) if type(s) is Value else 1)
 
-    def cut(self, block: list[Any]) -> list[list[Any]]:
-        """The block as runs of statements; those that are small enough for a function, and at least worth one, stand alone."""
+    def cut(self, block: list[Any], limit: int) -> list[list[Any]]:
+        """The block as runs of statements of about `limit` operations; what is larger, or may leave the function, stands alone."""
         runs: list[list[Any]] = []
         current: list[Any] = []
         size = 0
         for s in block:
             weight = self.weight(s)
-            if weight > SEGMENT or s in self.exits:
+            if weight > limit or s in self.exits:
                 if current:
                     runs.append(current)
                 runs.append([s])
                 current, size = [], 0
                 continue
-            if size + weight > SEGMENT:
+            if size + weight > limit:
                 runs.append(current)
                 current, size = [], 0
             current.append(s)
@@ -137,4 +138,4 @@ def flow(run: list[Any], uses: dict[Value, int]) -> tuple[list[Value], list[Valu
     return needed, given
 
 
-__all__ = ["LARGE_FUNCTION", "SEGMENT", "Sizes", "flow"]
+__all__ = ["BODY_SEGMENT", "LARGE_BODY", "LARGE_FUNCTION", "SEGMENT", "Sizes", "flow"]
