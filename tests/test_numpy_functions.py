@@ -128,6 +128,19 @@ def test_against_numpy(text):
         close(x, y, text)
 
 
+@pytest.mark.parametrize("text", CASES[::4], ids=range(0, len(CASES), 4))
+@pytest.mark.filterwarnings("ignore::RuntimeWarning", "ignore::UserWarning")
+def test_compiled_against_numpy(text):
+    expected = run(text, np, DATA)
+    names = list(DATA)
+    try:
+        found = tracegrad.jit(lambda *args: run(text, Numbers(), dict(zip(names, args))))(*DATA.values())
+    except ConcretizationTypeError:
+        return  # the sizes of some results depend on values
+    for x, y in zip(found, expected):
+        close(x, y, text)
+
+
 def test_vectorize():
     add = jnp.vectorize(lambda x, y: x + y)
     np.testing.assert_allclose(add(DATA["m"], DATA["f"]), DATA["m"] + DATA["f"])

@@ -250,19 +250,25 @@ def _from_sequence(name: str, a: Any, dtype: Any) -> Any:
     if not any(isinstance(x, Array) or hasattr(x, "__jax_array__") for x in leaves):
         return stage(_from_numbers(name, a, leaves, dtype))
     # promote the leaves together, then stack from the inside
-    values = [as_array(name, x) for x in leaves]
+    values = [as_value(name, x) for x in leaves]
     shapes = {shape_of(v) for v in values}
     if len(shapes) > 1:
         raise ValueError(f"{name}: the elements of a list must have equal shapes, got {', '.join(map(str, sorted(shapes)))}")
     if dtype is None:
         values, dtype, _ = promote_values(values)
-    values = [to_dtype(v, dtype) for v in values]
+    values = [v if type_of(v).dtype == dtype and isinstance(v, Array) else _leaf(v, dtype) for v in values]
     shape = _nested_shape(name, a)
     inner = shape_of(values[0])
     if all(isinstance(v, Array) and not isinstance(v, Tracer) for v in values) and is_eager() and not is_key(dtype):
         return from_numpy(np.stack([np.asarray(v) for v in values]).reshape(shape + inner), copy=False)
-    stacked = ops.concatenate([ops.reshape(v, (1, *inner)) for v in values], 0)
+    rows = [ops.reshape(v, (1, *inner)) if isinstance(v, Array) else ops.broadcast_in_dim(v, (1,), ()) for v in values]
+    stacked = to_dtype(ops.concatenate(rows, 0), dtype)
     return stacked if shape == (len(values),) else ops.reshape(stacked, shape + inner)
+
+
+def _leaf(v: Any, dtype: Any) -> Any:
+    """An element of a list in the list's dtype; a number stays one."""
+    return ops.convert_element_type(v, dtype) if isinstance(v, Array) else cast(v, type_of(v), dtype, False)
 
 
 def _nested_shape(name: str, a: Any) -> tuple[int, ...]:
@@ -399,7 +405,11 @@ def linspace(
     start, stop = (v if isinstance(v, (Array, np.generic)) else computed.type(v) for v in (start, stop))
     shape = np.broadcast_shapes(shape_of(start), shape_of(stop))
     intervals = num - 1 if endpoint else num
-    delta = ops.div(ops.sub(*_same_shape(stop, start, shape)), computed.type(intervals)) if intervals > 0 else None
+    delta: Any = None
+    if retstep:
+        delta = computed.type(np.nan)
+        if intervals > 0 and (num > 1 or not endpoint):
+            delta = ops.div(ops.sub(*_same_shape(stop, start, shape)), computed.type(intervals))
     first, last = (broadcast_to_shape(v, shape) if shape_of(v) != shape else v for v in (start, stop))
     if num > 1:
         real = np.dtype(f"f{computed.itemsize // 2}") if computed.kind == "c" else computed
@@ -420,10 +430,8 @@ def linspace(
             out = ops.concatenate([out, end], 0)
     elif num == 1:
         out = ops.broadcast_in_dim(start, (1, *shape), range(1 + len(shape) - len(shape_of(start)), 1 + len(shape)))
-        delta = delta if endpoint is False else constant(np.asarray(np.nan, computed))
     else:
         out = filled("linspace", (0, *shape), 0, computed)
-        delta = constant(np.asarray(np.nan, computed))
     position = axis_index("linspace", axis, len(shape) + 1)
     if position:
         order = list(range(1, len(shape) + 1))

@@ -58,6 +58,10 @@ def with_factors(factors: Any, permutation: Any, b: Any) -> Any:
     return triangular(factors, x, lower=False)
 
 
+def _solution(factors: Any, permutation: Any, a: Any, b: Any) -> Any:
+    return with_factors(factors, permutation, b)
+
+
 def _solve_rule(primals: Any, tangents: Any) -> Any:
     factors, permutation, a, b = primals
     x = _solve(*primals)
@@ -128,7 +132,7 @@ def _with_rule(function: Callable[..., Any], rule: Callable[..., Any]) -> Callab
     return made
 
 
-_solve = _with_rule(lambda factors, permutation, a, b: with_factors(factors, permutation, b), _solve_rule)
+_solve = _with_rule(_solution, _solve_rule)
 _log_determinant = _with_rule(_log_of_factors, _log_determinant_rule)
 _determinant = _with_rule(_determinant_of_factors, _determinant_rule)
 
