@@ -7,9 +7,10 @@ import inspect
 import ml_dtypes
 import numpy as np
 import pytest
+from numpy_names import FUNCTIONS, MEMBERS, VALUES
+
 import tracegrad
 import tracegrad.numpy as jnp
-from numpy_names import FUNCTIONS, MEMBERS, VALUES
 from tracegrad.ir.bind import type_of
 from tracegrad.ir.config import config
 from tracegrad.ir.evaluate import evaluate
