@@ -84,6 +84,29 @@ FOLDED: dict[str, Callable[..., int]] = {
 """Integer operations on literals, which are computed at once: positions known now must be seen as such."""
 
 
+def _is(v: Value, value: float) -> bool:
+    return v.op == "const" and v.attr == value and math.copysign(1.0, v.attr) == math.copysign(1.0, value)
+
+
+def _times(x: Value, y: Value) -> Value | None:
+    return x if _is(y, 1.0) else y if _is(x, 1.0) else None
+
+
+def _plus(x: Value, y: Value) -> Value | None:
+    if _is(x, 0.0) and _is(y, 0.0):
+        return x
+    return x if _is(y, -0.0) else y if _is(x, -0.0) else None
+
+
+IDENTITIES: dict[str, Callable[[Value, Value], Value | None]] = {
+    "fmul": _times,
+    "fadd": _plus,
+    "fsub": lambda x, y: x if _is(y, 0.0) else None,
+    "fdiv": lambda x, y: x if _is(y, 1.0) else None,
+}
+"""Floating-point operations that give an operand back, to the last bit: written out, derivatives are full of them."""
+
+
 class Scope:
     """An open block. floor: operations used here are not placed further out; memory_floor: nor are loads of mutable memory."""
 
@@ -144,6 +167,10 @@ class Builder:
                 level = a.level
         if level == 0 and type[0] == "i" and op in FOLDED and all([a.op == "const" and a.type[0] == "i" for a in args]):
             return self.const(type, FOLDED[op](*[a.attr for a in args], attr, type, args[0].type))
+        if type[0] == "f" and op in IDENTITIES:
+            same = IDENTITIES[op](*args)
+            if same is not None:
+                return same
         key = (op, type, args, attr)
         scopes = self.scopes
         found = scopes[level].equal.get(key)

@@ -14,8 +14,10 @@ from tracegrad.codegen.memory import plan_arena
 from tracegrad.ir.program import Program
 from tracegrad.ir.types import ArrayType
 
-CHEAP_PIPELINE = 30_000
-"""Functions of more instructions than this are optimized with less effort, since LLVM is superlinear in them."""
+STRAIGHT_VECTORS = 6_000
+"""Straight-line code of programs with more operations is not searched for vectors: that search takes longer than all the rest."""
+CHEAP_PIPELINE = 60_000
+"""Programs of more operations are optimized with less effort."""
 
 
 @dataclass
@@ -56,8 +58,8 @@ def compile_program(
         texts["loops"] = str(function)
         texts["llvm"] = text
     module = targets.parse(text)
-    level = 2
-    targets.optimize(module, target, level)
+    size = writer.size
+    targets.optimize(module, target, 2 if size <= CHEAP_PIPELINE else 1, straight_vectors=size <= STRAIGHT_VECTORS)
     if keep_text:
         texts["optimized"] = str(module)
         texts["assembly"] = targets.emit_assembly(module, target)

@@ -92,6 +92,7 @@ class Writer:
         count = sum(type(s) is Value and s.op == "scalar math" for s in function.walk())
         self.inline_scalars = count <= INLINED_CALLS
         self.sizes: Sizes | None = None
+        self.size = 0  # how many operations there are
         self.functions: list[str] = []  # the texts of segments
         self.slots: dict[Value, int] = {}
         self.stored: set[Value] = set()  # scalars that their own segment puts in memory
@@ -110,9 +111,9 @@ class Writer:
 
     def module(self) -> str:
         self._metadata_node("distinct !{!0}")  # the domain of alias scopes
-        self.sizes = Sizes(self.function) if len(self.function.body) else None
-        if self.sizes is not None and self.sizes.total <= LARGE_FUNCTION:
-            self.sizes = None
+        sizes = Sizes(self.function)
+        self.size = sizes.total
+        self.sizes = sizes if sizes.total > LARGE_FUNCTION else None
         self._block(self.function.body, top=True)
         entry = self._bases(self.function.body)
         if any(symbol.startswith("tg.blas.") for symbol in self.external):

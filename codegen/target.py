@@ -60,12 +60,12 @@ def parse(text: str) -> Any:
     return module
 
 
-def optimize(module: Any, target: Target, level: int = 2) -> None:
+def optimize(module: Any, target: Target, level: int = 2, straight_vectors: bool = True) -> None:
     """Run LLVM's pipeline. Pass builders and managers are made for one use: LLVM aborts when they are used again."""
     tm = machine(target)
     options = llvm.create_pipeline_tuning_options(speed_level=level)
     options.loop_vectorization = level >= 2
-    options.slp_vectorization = level >= 2
+    options.slp_vectorization = level >= 2 and straight_vectors
     options.loop_interleaving = level >= 2
     options.loop_unrolling = True
     builder = llvm.create_pass_builder(tm, options)
