@@ -134,6 +134,8 @@ class Builder:
         self.constants: dict[Any, Value] = {}
         self.temporaries = 0
         self.parallel_depth = 0
+        self.watched: Value | None = None  # a loop's counter, and where comparisons would have split its range
+        self.breaks: set[int] = set()
         self.memo: dict[Any, Any] = {}  # scalars of lazy values by (value, index), valid while their scope is open
 
     # -------------------------------------------------------------------------------------------------------------- operations
@@ -267,6 +269,8 @@ class Builder:
             return self.const("i1", 1)
         if least >= limit:
             return self.const("i1", 0)
+        if not isinstance(index, int) and len(index.terms) == 1 and index.terms[0][0] is self.watched and index.terms[0][1] == 1:
+            self.breaks.add(limit - index.constant)
         return self.op("icmp", "i1", self.index(index), self.const("i64", limit), attr="slt")
 
     # ------------------------------------------------------------------------------------------------------------------ memory

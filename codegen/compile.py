@@ -9,6 +9,7 @@ import numpy as np
 
 from tracegrad.codegen import target as targets
 from tracegrad.codegen.llvm_text import Writer
+from tracegrad.codegen.loop_sums import sum_products_after_loops
 from tracegrad.codegen.lower import lower_program
 from tracegrad.codegen.memory import plan_arena
 from tracegrad.ir.program import Program
@@ -40,6 +41,19 @@ class CompiledObject:
     """The stages as text, where they were asked for: "loops", "llvm", "optimized", "assembly"."""
 
 
+PREPARATION = (
+    sum_products_after_loops,  # before everything else looks at what loops carry
+)
+"""The passes of the code generator's own, which may change how sums are rounded."""
+
+
+def prepare(program: Program) -> Program:
+    """The program in the form that is lowered."""
+    for transform in PREPARATION:
+        program = transform(program)
+    return program
+
+
 def compile_program(
     program: Program, name: str = "main", keep_text: bool = False, target: targets.Target | None = None
 ) -> CompiledObject:
@@ -47,7 +61,7 @@ def compile_program(
     import tracegrad.codegen.rules  # noqa: F401  (attaches the lowering rules)
 
     target = targets.host() if target is None else target
-    function, constants, callbacks = lower_program(program, name)
+    function, constants, callbacks = lower_program(prepare(program), name)
     plan_arena(function)
     # No dots: names with dots are those of library routines and elementary functions.
     symbol = "tg." + "".join(c if c.isascii() and c.isalnum() else "_" for c in name)

@@ -51,6 +51,8 @@ BLAS_VECTOR = 60_000
 """The same for a matrix times a vector."""
 LAZY_TERMS = 4
 """Batched products that sum at most so many terms are lazy values."""
+OUTER_TERMS = 2
+"""Any product that sums at most so many terms is a lazy value: an outer product costs no more than reading it from memory."""
 UNROLLED_TERMS = 8
 """Rows added at a time by generated loops."""
 
@@ -86,7 +88,7 @@ def lower_dot_general(ctx: Context, eqn: Equation) -> None:
     if m == n == 1 and count == 1:
         _as_reduction(ctx, out, left, right, (lc, rc), dtype)
         return
-    if k <= LAZY_TERMS and count > 1 and m * n <= 64:
+    if k <= (LAZY_TERMS if count > 1 and m * n <= 64 else OUTER_TERMS):
         ctx.define(out, _as_lazy(ctx, left, right, (lb, lf, lc), (rb, rf, rc), dtype, t))
         return
     a = _arranged(ctx, left, lb, lf, lc)

@@ -169,10 +169,50 @@ def emit_loops(ctx: Context, space: Space, written: frozenset[Buffer], body: Cal
         unrolled += 1
     looped = runs[: len(runs) - unrolled]
     short = runs[len(runs) - unrolled :]
-    with ExitStack() as stack:
-        places = open_loops(ctx, stack, looped, written, prod(space.shape) * (cost + 4) if cost else 0)
+    work = prod(space.shape) * (cost + 4) if cost else 0
+
+    def innermost(places: dict[int, Index]) -> None:
         for point in product(*[range(n) for _, n, _ in short]):
             body(space.indices({**places, **{d: p for (d, _, _), p in zip(short, point)}}))
+
+    with ExitStack() as stack:
+        if not looped or len(looped) == 1 and work >= PARALLEL_WORK:
+            innermost(open_loops(ctx, stack, looped, written, work))
+        else:
+            places = open_loops(ctx, stack, looped[:-1], written, work)
+            emit_range(
+                ctx, looped[-1], NAMES[len(looped) - 1], written, lambda index: innermost({**places, looped[-1][0]: index})
+            )
+
+
+MOST_RANGES = 6
+
+
+def emit_range(
+    ctx: Context, run: tuple[int, int, bool], name: str, written: frozenset[Buffer], body: Callable[[Index], None]
+) -> None:
+    """One loop, or several over parts of its range where the body asks on which side of a number the index is (a padding, say), so
+    that each is free of branches."""
+    b = ctx.b
+    n = run[1]
+    outer, b.breaks = (b.watched, b.breaks), set()
+
+    def emit(low: int, high: int, watch: bool) -> None:
+        if high - low == 1:
+            body(low)
+            return
+        with b.loop(low, high, memory=False, written=written, name=name) as loop:
+            b.watched = loop.counter if watch else None
+            body(loop.index)
+
+    emit(0, n, True)
+    points = [0, *sorted(p for p in b.breaks if 0 < p < n), n]
+    b.watched, b.breaks = outer
+    if 2 < len(points) <= MOST_RANGES + 1:
+        b.scopes[-1].items.pop()  # the loop; what was moved out of it stays
+        for low, high in zip(points, points[1:]):
+            emit(low, high, False)
+        b.watched = outer[0]
 
 
 PARALLEL_WORK = 1_500_000

@@ -310,7 +310,7 @@ def lower_pad(ctx: Context, eqn: Equation) -> None:
                 q, exact = divide(b, shifted, step + 1)
                 inside.append(exact)
                 shifted = q
-            inside.append(b.less(-1, shifted) if False else not_negative(b, shifted))
+            inside.append(not_negative(b, shifted))
             inside.append(b.less(shifted, n))
             places.append(shifted)
         return choose(b, inside, lambda: read(b, form, tuple(places)), lambda: read(b, padding, ()))
@@ -325,14 +325,8 @@ def lower_pad(ctx: Context, eqn: Equation) -> None:
 
 
 def not_negative(b: Builder, index: Index) -> Value:
-    from tracegrad.codegen.loop_ir import bounds
-
-    least, greatest = bounds(index)
-    if least >= 0:
-        return b.const("i1", 1)
-    if greatest < 0:
-        return b.const("i1", 0)
-    return b.op("icmp", "i1", b.index(index), b.const("i64", 0), attr="sge")
+    below = b.less(index, 0)
+    return b.op("xor", "i1", below, b.const("i1", 1))
 
 
 def divide(b: Builder, index: Index, divisor: int) -> tuple[Index, Value]:

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.codegen_harness import check, execute, staged
-from tracegrad.codegen.compile import compile_program
+from tests.codegen_harness import check, execute, loops, staged
+from tracegrad.codegen.compile import compile_program, prepare
 from tracegrad.ir import ops
 from tracegrad.ir.config import config
 from tracegrad.ir.types import bfloat16
@@ -83,7 +83,13 @@ def test_arithmetic_and_reductions_of_every_dtype(dtype: Any) -> None:
 def test_booleans_are_bytes_in_memory_and_bits_in_registers() -> None:
     def f(x: Any, y: Any) -> Any:
         p, q = ops.lt(x, y), ops.gt(x, 0.5)
-        return [p, ops.bitwise_and(p, q), ops.reduce_or(p, (0,)), ops.reduce_and(q, (0, 1)), ops.convert_element_type(p, np.int32)]
+        return [
+            p,
+            ops.bitwise_and(p, q),
+            ops.reduce_or(p, (0,)),
+            ops.reduce_and(q, (0, 1)),
+            ops.convert_element_type(p, np.int32),
+        ]
 
     check(f, draw(4, 5), draw(4, 5))
     check(f, draw(40, 50), draw(40, 50))
@@ -406,3 +412,33 @@ def test_values_shared_between_nests_of_different_shapes() -> None:
         return [joined, ops.reduce_max(spread, (1,)), total, ops.mul(z, y)]
 
     check(f, draw(12, 19), draw(12, 19))
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_products_that_a_scan_sums_are_one_product_after_it(reverse: bool) -> None:
+    def f(w: Any, h: Any, xs: Any) -> Any:
+        def step(c: Any, x: Any) -> Any:
+            total, h, other = c
+            g = ops.tanh(ops.add(h, x))
+            outer = ops.dot_general(x, g, (((), ()), ((), ())))
+            return (ops.add(total, outer), g, ops.add(ops.dot_general(g, g, (((), ()), ((), ()))), other)), ops.reduce_sum(
+                g, (0,)
+            )
+
+        (total, h, other), ys = scan(step, (w, h, w), xs, reverse=reverse)
+        return [total, h, other, ys]
+
+    program = staged(f, draw(20, 20), draw(20), draw(7, 20))
+    (loop,) = [e for e in prepare(program).equations if e.primitive.name == "scan"]
+    assert loop.params["num_carry"] == 1
+    check(f, draw(20, 20), draw(20), draw(7, 20))
+
+
+def test_paddings_split_the_range_of_a_loop() -> None:
+    def f(x: Any) -> Any:
+        parts = [ops.pad(ops.mul(x, float(k)), 0.0, ((20 * k, 40 - 20 * k, 0),)) for k in range(3)]
+        return [ops.add(ops.add(parts[0], parts[1]), parts[2])]
+
+    assert "if " not in loops(f, draw(20))
+    check(f, draw(20))
+    check(lambda x: [ops.pad(ops.sin(x), 1.0, ((2, 1, 0), (1, 3, 1)))], draw(9, 17))
