@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from tracegrad.codegen import target as targets
+from tracegrad.codegen.accumulation import accumulate_in_windows
 from tracegrad.codegen.llvm_text import Writer
 from tracegrad.codegen.loop_sums import sum_products_after_loops
 from tracegrad.codegen.lower import lower_program
@@ -42,7 +43,8 @@ class CompiledObject:
 
 
 PREPARATION = (
-    sum_products_after_loops,  # before everything else looks at what loops carry
+    accumulate_in_windows,
+    sum_products_after_loops,
 )
 """The passes of the code generator's own, which may change how sums are rounded."""
 

@@ -91,8 +91,9 @@ def lower_dot_general(ctx: Context, eqn: Equation) -> None:
     if k <= (LAZY_TERMS if count > 1 and m * n <= 64 else OUTER_TERMS):
         ctx.define(out, _as_lazy(ctx, left, right, (lb, lf, lc), (rb, rf, rc), dtype, t))
         return
-    a = _arranged(ctx, left, lb, lf, lc)
-    c = _arranged(ctx, right, rb, rc, rf)
+    # an operand as it is keeps its name, so that what is put in memory for this product serves others, too
+    a = _arranged(ctx, lhs if lhs.type.dtype == dtype else left, lb, lf, lc)
+    c = _arranged(ctx, rhs if rhs.type.dtype == dtype else right, rb, rc, rf)
     result_type = ArrayType((*batch, m, n), dtype)
     if t.dtype == dtype:
         place = ctx.allocate(out)

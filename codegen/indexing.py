@@ -334,10 +334,16 @@ def lower_scatter(ctx: Context, eqn: Equation) -> None:
     whole = ctx.own(operand, out)
     written = frozenset((whole.buffer,))
     space = Space(updates.type.shape, False)
-    outer = [r for r in space.runs if r[0] in batch_dims]
-    inner = [r for r in space.runs if r[0] not in batch_dims]
+    # Windows of which a dimension is further apart in memory than the places that indices name are walked along that dimension
+    # first: it is the outer loop, whose iterations never meet. The order of updates of one element stays.
+    reach = max([whole.strides[d] for d in (*index_map, *paired)], default=0)
+    stride_of = {e: whole.strides[d] for d, e in zip(kept, window_dims)}
+    apart = [r for r in space.runs if r[0] in stride_of and stride_of[r[0]] > reach]
+    outer = apart + [r for r in space.runs if r[0] in batch_dims]
+    inner = [r for r in space.runs if r[0] not in batch_dims and r not in apart]
+    work = 12 * updates.type.size if apart else 0
     with ExitStack() as stack:
-        places = open_loops(ctx, stack, outer, written)
+        places = open_loops(ctx, stack, outer, written, work)
         batch = tuple([places.get(d, 0) for d in batch_dims])
         place, inside = place_of(where, batch)
 
@@ -346,7 +352,7 @@ def lower_scatter(ctx: Context, eqn: Equation) -> None:
                 steps = open_loops(ctx, nest, inner, written)
                 target = list(place)
                 for d, e in zip(kept, window_dims):
-                    target[d] = target[d] + steps.get(e, 0)
+                    target[d] = target[d] + steps.get(e, places.get(e, 0))
                 position = whole.position(tuple(target))
                 value = read(b, new, space.indices({**places, **steps}))
                 if kind != "set":

@@ -113,8 +113,12 @@ class Context:
         while var not in self.targets:
             self.targets[var] = view
             source = self.plan.updated.get(var)
-            if source is None or source.type.shape != view.type.shape or source in self.env:
+            if source is None or source in self.env:
                 return
+            if source.type.shape != view.type.shape:
+                if not view.is_dense:
+                    return
+                view = view.reshaped(source.type)
             var = source
 
     # ------------------------------------------------------------------------------------------------------------ reading

@@ -227,7 +227,7 @@ def tasks_of(n: int, work: int, contiguous: bool) -> tuple[int, int]:
     """(number of tasks, iterations in each but the last) for a loop of n iterations and so many operations in all."""
     wanted = min(max(work // TASK_WORK, 2), MOST_TASKS, n)
     each = -(-n // wanted)
-    if contiguous:
+    if contiguous and each >= ALIGNED:
         each = -(-each // ALIGNED) * ALIGNED
     return -(-n // each), each
 

@@ -132,6 +132,8 @@ def _note_update(result: Plan, eqn: Any, a: Var) -> None:
     if name in ("dynamic_update_slice", "scatter"):
         if eqn.inputs[0] is a and a.type.shape == eqn.outputs[0].type.shape:
             result.updated[eqn.outputs[0]] = a
+    elif name == "reshape":
+        result.updated[eqn.outputs[0]] = a
     elif name == "scan":
         first = eqn.params["num_consts"]
         for out, operand in zip(eqn.outputs, eqn.inputs[first : first + eqn.params["num_carry"]]):

@@ -1,4 +1,4 @@
-"""Reductions as accumulators of loop nests, and cumulative operations and index searches as loops.
+"""Reductions as accumulators of loop nests.
 
 Trailing reduced dimensions accumulate in registers; the sum of a long dimension is taken in blocks. Leading ones accumulate in
 memory, element by element of a row, so that the inner loop stays contiguous. The order of summation is a function of the shape.
@@ -17,7 +17,9 @@ from tracegrad.codegen import scalars
 from tracegrad.codegen.builder import Builder
 from tracegrad.codegen.loop_ir import Buffer, Index
 from tracegrad.codegen.nests import (
+    ALIGNED,
     BLOCK,
+    PARALLEL_WORK,
     UNROLLED,
     UNROLLED_REDUCTION,
     Group,
@@ -27,10 +29,12 @@ from tracegrad.codegen.nests import (
     finish_maps,
     is_flat,
     open_loops,
+    tasks_of,
 )
 from tracegrad.codegen.values import (
     FLOAT16,
     IDENTICAL,
+    OTHER,
     Indices,
     Lazy,
     Pending,
@@ -381,189 +385,142 @@ def unflatten(flat: list[Any], like: list[Scalar]) -> list[Scalar]:
     return out
 
 
+ROWS_AT_ONCE = 4
+"""Rows added to an accumulator in memory in one pass over it."""
+TILE = 4096
+"""Accumulators in memory are walked in tiles of so many elements, which stay in the first cache."""
+
+
 def _emit_rows(ctx: Context, space: Space, maps: list[Root], reduced: list[Root], written: frozenset[Buffer]) -> None:
-    """Accumulators in memory: every row of the kept trailing dimensions is added to them, in a contiguous loop."""
+    """Accumulators in memory: rows of the kept trailing dimensions are added to them, several at a time, in a contiguous loop.
+
+    Large ones are divided among threads: by tiles of the row, or, for short rows, by ranges of rows with accumulators of their own.
+    """
     b = ctx.b
+    runs = space.runs
+    work = work_of(space, maps, reduced)
+    (d, n, _), (row_dim, rows, row_reduced) = runs[-1], runs[-2]
+    parallel = work >= PARALLEL_WORK and not b.parallel_depth
+    if parallel and len(runs) == 2 and n < 2 * ALIGNED and rows >= 1024:
+        _emit_row_ranges(ctx, space, maps, reduced, written, work)
+        return
     places = _places_for(ctx, reduced, True)
     _initialize(ctx, reduced, places)
     written = written | frozenset(p.buffer for p in places)
     with ExitStack() as stack:
-        indices = space.indices(open_loops(ctx, stack, space.runs, written))
-        emit_maps(ctx, maps, indices)
-        values = []
-        for r in reduced:
-            value = read(b, r.lazy, indices)
-            values.append(scalars.convert(b, value, r.lazy.type.dtype, r.reduction.dtype))
-        for r, place, value in zip(reduced, places, values):
-            position = _flat_position(place, r, indices)
-            store(b, place.buffer, position, r.reduction.combine(b, load(b, place.buffer, position), value))
+        if not runs[0][2]:
+            outside = open_loops(ctx, stack, runs[:-2] if row_reduced else runs[:-1], written, work if len(runs) > 2 else 0)
+            low, high = 0, n
+        else:
+            low, high = _tile(ctx, stack, n, work, written)
+            outside = open_loops(ctx, stack, runs[:-2] if row_reduced else runs[:-1], written)
+        if not row_reduced:
+            _add_rows(ctx, space, maps, reduced, places, written, outside, None, 0, 1, (d, low, high, n))
+        else:
+            _add_rows(ctx, space, maps, reduced, places, written, outside, row_dim, 0, rows, (d, low, high, n))
     _settle(ctx, reduced, places)
 
 
-# -------------------------------------------------------------------------------------------------- index searches and scans
-
-
-def lower_search(name: str) -> Any:
-    """argmax and argmin: the extremum first, then the least index where it stands; both passes vectorize."""
-
-    def lower(ctx: Context, eqn: Equation) -> None:
-        (x,), (out,) = eqn.inputs, eqn.outputs
-        axis, index_dtype = eqn.params["axis"], eqn.params["index_dtype"]
-        b = ctx.b
-        form = ctx.readable(ctx.value(x))
-        ctx.settle(form)
-        if isinstance(form, Lazy) and form.cost > 4:
-            form = ctx.view(x)
-        shape = x.type.shape
-        n = shape[axis]
-        dtype = x.type.dtype
-        reduction = Reduction(name, (axis,), dtype)
-        if out.type.size == 0:
-            ctx.define(out, ctx.allocate(out))
-            return
-        place = None if out.type.size == 1 else ctx.allocate(out)
-        written = frozenset() if place is None else frozenset((place.buffer,))
-        results: list[Scalar] = []
-
-        def body(kept: Indices) -> None:
-            def at(i: Index) -> Scalar:
-                return read(b, form, (*kept[:axis], i, *kept[axis:]))
-
-            with b.loop(0, n, carry=[reduction.identity(b)], memory=False, written=written, name="r") as loop:
-                loop.yields = [reduction.combine(b, loop.params[0], at(loop.index))]
-            best = loop.results[0]
-            with b.loop(0, n, carry=[b.const("i64", n)], memory=False, written=written, name="r") as loop:
-                value = at(loop.index)
-                found = scalars.apply(b, "eq", dtype, dtype, [value, best], {})
-                if dtype.kind == "f":
-                    found = b.op("or", "i1", found, b.op("fcmp", "i1", value, value, attr="uno"))
-                here = b.select(found, loop.counter, b.const("i64", n))
-                loop.yields = [b.op("smin", "i64", loop.params[0], here)]
-            index = scalars.convert(b, loop.results[0], np.dtype(np.int64), index_dtype)
-            if place is None:
-                results.append(index)
-            else:
-                store(b, place.buffer, place.position(kept), index)
-
-        emit_loops(ctx, Space(out.type.shape, False), written, body)
-        ctx.define(out, Scalars(out.type, results) if place is None else place)
-
-    return lower
-
-
-def lower_cumulative(name: str) -> Any:
-    def lower(ctx: Context, eqn: Equation) -> None:
-        (x,), (out,) = eqn.inputs, eqn.outputs
-        axis, reverse = eqn.params["axis"], eqn.params["reverse"]
-        form = ctx.value(x)
-        t = out.type
-        b = ctx.b
-        shape = t.shape
-        dtype = accumulator_dtype(t.dtype)
-        rule = Reduction(name, (axis,), dtype)
-
-        def step(total: Scalar, value: Scalar) -> Scalar:
-            if name == "logaddexp":
-                return log_add_exp(b, total, value)
-            return rule.combine(b, total, value)
-
-        if t.size == 0:
-            ctx.define(out, ctx.temporary(t))
-            return
-        form = ctx.readable(form)
-        ctx.settle(form)
-        place = ctx.allocate(out)
-        n = shape[axis]
-        written = frozenset((place.buffer,))
-        start = literal(b, dtype, -np.inf) if name == "logaddexp" else rule.identity(b)
-
-        def value_at(indices: Indices) -> Scalar:
-            return scalars.convert(b, read(b, form, indices), t.dtype, dtype)
-
-        kept = tuple(1 if d == axis else n for d, n in enumerate(shape))
-        trailing = prod(shape[axis + 1 :])
-        if trailing >= UNROLLED:
-            # rows: out[i] = out[i - 1] + x[i], contiguous inside
-            lead = [(d, s, False) for d, s in enumerate(shape[:axis]) if s != 1]
-            with ExitStack() as stack:
-                places = open_loops(ctx, stack, lead, written)
-                space = Space(shape, False)
-                rest = [(d, s, False) for d, s in enumerate(shape) if d > axis and s != 1]
-                carry = ctx.temporary(ArrayType(shape[axis + 1 :], dtype)) if dtype != t.dtype else None
-                if carry is not None:
-                    written = written | {carry.buffer}
-                _rows(ctx, space, places, rest, axis, 0, 1, n, reverse, place, carry, written, value_at, step, rule, start)
-        else:
-
-            def body(indices: Indices) -> None:
-                flat = flatten([start])
-                with b.loop(0, n, carry=flat, memory=False, written=written, name="r") as loop:
-                    at = loop.index if not reverse else -loop.index + (n - 1)
-                    where = (*indices[:axis], at, *indices[axis + 1 :])
-                    total = step(unflatten(loop.params, [start])[0], value_at(where))
-                    store(b, place.buffer, place.position(where), finish(b, rule, total, t.dtype))
-                    loop.yields = flatten([total])
-
-            emit_loops(ctx, Space(kept, False), written, body)
-        ctx.define(out, place)
-
-    return lower
-
-
-def _rows(
-    ctx: Context, space: Space, places: Any, rest: Any, axis: int, low: int, _: int, n: int, reverse: bool, place: View,
-    carry: View | None, written: Any, value_at: Any, step: Any, rule: Reduction, start: Scalar,
-) -> None:  # fmt: skip
-    """The rows of a cumulative operation along a leading axis, each from the one before."""
+def _tile(ctx: Context, stack: ExitStack, n: int, work: int, written: frozenset[Buffer]) -> tuple[Any, Any]:
+    """The range of a row that is walked at once: all of it, or that of one of several tiles."""
     b = ctx.b
-    dtype = place.type.dtype
-
-    def row(at: Index, before: Index | None) -> None:
-        with ExitStack() as stack:
-            inner = open_loops(ctx, stack, rest, written)
-            indices = space.indices({**places, axis: at, **inner})
-            value = value_at(indices)
-            tail = indices[axis + 1 :]
-            if before is not None:
-                if carry is not None:
-                    previous = load(b, carry.buffer, carry.position(tail))
-                else:
-                    previous = load(b, place.buffer, place.position((*indices[:axis], before, *tail)))
-                value = step(previous, value)
-            if carry is not None:
-                store(b, carry.buffer, carry.position(tail), value)
-            store(b, place.buffer, place.position(indices), finish(b, rule, value, dtype))
-
-    row(n - 1 if reverse else 0, None)
-    if n > 1:
-        with b.loop(1, n, memory=False, written=written, name="r") as loop:
-            at = -loop.index + (n - 1) if reverse else loop.index
-            row(at, at + 1 if reverse else at - 1)
+    parallel = work >= PARALLEL_WORK and not b.parallel_depth and n >= 2 * ALIGNED
+    if not parallel and n <= 2 * TILE:
+        return 0, n
+    each = TILE
+    if parallel:
+        each = min(tasks_of(n, work, True)[1], TILE)
+    count = -(-n // each)
+    if parallel:
+        task = stack.enter_context(b.parallel(count, written))
+    else:
+        task = stack.enter_context(b.loop(0, count, memory=False, written=written, name="tile")).index
+    low = task * each
+    high = b.index(low + each)
+    if count * each != n:
+        high = b.op("smin", "i64", high, b.const("i64", n))
+    return b.index(low), high
 
 
-def log_add_exp(b: Builder, x: Scalar, y: Scalar) -> Scalar:
-    """log(exp(x) + exp(y)) without overflow."""
-    t = x.type
-    high = b.op("maximum", t, x, y)
-    low = b.op("minimum", t, x, y)
-    gap = b.op("fsub", t, low, high)
-    same = b.op("fcmp", "i1", x, y, attr="oeq")  # also both infinite, whose difference is NaN
-    gap = b.select(same, b.const(t, 0.0), gap)
-    return b.op("fadd", t, high, b.math("log1p", t, b.math("exp", t, gap)))
+def _add_rows(
+    ctx: Context,
+    space: Space,
+    maps: list[Root],
+    reduced: list[Root],
+    places: list[View],
+    written: frozenset[Buffer],
+    outside: dict[int, Index],
+    row_dim: int | None,
+    first: Index,
+    rows: int,
+    run: tuple[int, Any, Any, int],
+) -> None:
+    """Add `rows` rows, from `first` on, to the accumulators."""
+    b = ctx.b
+    d, low, high, n = run
+
+    def add(starts: list[Index]) -> None:
+        with b.loop(low, high, memory=False, written=written, name="j", bounds=(0, n - 1)) as loop:
+            totals: list[Scalar] | None = None
+            for at in starts:
+                place = {**outside, d: loop.index}
+                if row_dim is not None:
+                    place[row_dim] = at
+                indices = space.indices(place)
+                emit_maps(ctx, maps, indices)
+                values = [scalars.convert(b, read(b, r.lazy, indices), r.lazy.type.dtype, r.reduction.dtype) for r in reduced]
+                totals = values if totals is None else [r.reduction.combine(b, t, v) for r, t, v in zip(reduced, totals, values)]
+            assert totals is not None
+            for r, place_, total in zip(reduced, places, totals):
+                position = _flat_position(place_, r, indices)
+                store(b, place_.buffer, position, r.reduction.combine(b, load(b, place_.buffer, position), total))
+
+    if row_dim is None:
+        add([0])
+        return
+    step = ROWS_AT_ONCE if rows >= 2 * ROWS_AT_ONCE and sum(r.lazy.cost for r in (*maps, *reduced)) <= 40 else 1
+    whole = rows // step
+    with b.loop(0, whole, memory=False, written=written, name="r") as loop:
+        add([first + loop.index * step + k for k in range(step)])
+    for k in range(whole * step, rows):
+        add([first + k])
 
 
-for _name, _combine in (
-    ("sum", "add"),
-    ("prod", "mul"),
-    ("max", "max"),
-    ("min", "min"),
-    ("and", "and"),
-    ("or", "or"),
-    ("xor", "xor"),
-):
-    getattr(ir, f"reduce_{_name}_p").define(lower=reduce_rule(_combine))
-ir.argmax_p.define(lower=lower_search("max"))
-ir.argmin_p.define(lower=lower_search("min"))
+def _emit_row_ranges(
+    ctx: Context, space: Space, maps: list[Root], reduced: list[Root], written: frozenset[Buffer], work: int
+) -> None:
+    """Ranges of many short rows, each with its accumulators, which are added up in order in the end."""
+    b = ctx.b
+    (row_dim, rows, _), (d, n, _) = space.runs
+    count, each = tasks_of(rows, work, False)
+    each = -(-each // ROWS_AT_ONCE) * ROWS_AT_ONCE
+    count = -(-rows // each)
+    partial_types = [_kept_type(r).update(shape=(count, *r.type.shape)) for r in reduced]
+    partials = [ctx.temporary(t) for t in partial_types]
+    _initialize(ctx, reduced, partials)
+    inside = written | frozenset(p.buffer for p in partials)
+
+    def ranges(task: Index, size: int) -> None:
+        places = [View(_kept_type(r), p.buffer, p.offset + task * p.strides[0], p.strides[1:]) for r, p in zip(reduced, partials)]
+        _add_rows(ctx, space, maps, reduced, places, inside, {}, row_dim, task * each, size, (d, 0, n, n))
+
+    whole = rows // each
+    with b.parallel(whole, inside) as task:
+        ranges(task, each)
+    if whole < count:
+        ranges(whole, rows - whole * each)
+    places = _places_for(ctx, reduced, True)
+    for r, p, place in zip(reduced, partials, places):
+        kept = len(r.type.shape)
+
+        def total(b: Builder, i: Indices, r: Root = r, p: View = p) -> Scalar:
+            return tree(b, r.reduction, [read(b, p, (k, *i)) for k in range(count)])
+
+        ctx.fill(place, Lazy(place.type, total, {p.buffer: OTHER} if kept else {}, count))
+    _settle(ctx, reduced, places)
+
+
+# ------------------------------------------------------------------------------------------------- the general reduction
 
 
 def lower_general(ctx: Context, eqn: Equation) -> None:
@@ -618,7 +575,15 @@ def lower_general(ctx: Context, eqn: Equation) -> None:
 
 
 ir.reduce_p.define(lower=lower_general)
-for _name, _combine in (("sum", "add"), ("prod", "mul"), ("max", "max"), ("min", "min"), ("logsumexp", "logaddexp")):
-    getattr(ir, f"cum{_name}_p").define(lower=lower_cumulative(_combine))
+for _name, _combine in (
+    ("sum", "add"),
+    ("prod", "mul"),
+    ("max", "max"),
+    ("min", "min"),
+    ("and", "and"),
+    ("or", "or"),
+    ("xor", "xor"),
+):
+    getattr(ir, f"reduce_{_name}_p").define(lower=reduce_rule(_combine))
 
 __all__ = ["Pending", "Reduction", "as_lazy", "combine", "emit_reductions", "flatten", "identity", "unflatten"]

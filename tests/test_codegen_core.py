@@ -442,3 +442,21 @@ def test_paddings_split_the_range_of_a_loop() -> None:
     assert "if " not in loops(f, draw(20))
     check(f, draw(20))
     check(lambda x: [ops.pad(ops.sin(x), 1.0, ((2, 1, 0), (1, 3, 1)))], draw(9, 17))
+
+
+def test_windows_added_to_arrays_are_updates_of_them() -> None:
+    def f(x: Any, u: Any, i: Any) -> Any:
+        def step(c: Any, i: Any) -> Any:
+            row = ops.dynamic_slice(c, (i, np.int32(0)), (1, 30))
+            rest = ops.dynamic_update_slice(c, ops.mul(row, 0.0), (i, np.int32(0)))
+            zeros = ops.broadcast_in_dim(np.float64(0), (8, 30), ())
+            return ops.add(rest, ops.dynamic_update_slice(zeros, ops.sin(row), (i, np.int32(0)))), None
+
+        zeros = ops.broadcast_in_dim(np.float64(0), (8, 30), ())
+        y = ops.add(ops.dynamic_update_slice(zeros, u, (i, np.int32(3))), x)
+        return [scan(step, x, ops.rem(ops.iota(np.int32, 20), np.int32(8)))[0], y, ops.sub(y, x)]
+
+    compiled = check(f, draw(8, 30), draw(2, 5), np.asarray(2, np.int32))
+    (loop,) = [e for e in prepare(staged(f, draw(8, 30), draw(2, 5), np.asarray(2, np.int32))).equations if e.primitive.name == "scan"]
+    assert "add" not in {e.primitive.name for e in loop.params["body"].equations if e.outputs[0].type.shape == (8, 30)}
+    assert compiled.arena_size < 3 * 8 * 30 * 8
