@@ -135,3 +135,9 @@ def test_clearing_caches_traces_again() -> None:
     f(1.0), f(1.0)
     tracegrad.clear_caches()
     assert float(f(1.0)) == 2 and len(traced) == 2
+
+
+def test_modules_of_scipy_are_loaded_when_they_are_named() -> None:
+    code = "import tracegrad as tg; print(tg.scipy.linalg.cho_solve.__name__, tg.scipy.special.gammaln.__name__, 'linalg' in dir(tg.scipy))"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.split() == ["cho_solve", "gammaln", "True"]
