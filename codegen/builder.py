@@ -345,7 +345,7 @@ class Builder:
     def _param(self, type: str, name: str, level: int) -> Value:
         v = self._new("param", type, (), None, level)
         if name:
-            v.attr = f"{name}{v.number}"
+            v.attr = name
         return v
 
     def _open(self, branch: bool = False, memory: bool = False, written: frozenset[Buffer] = frozenset()) -> Scope:

@@ -70,7 +70,7 @@ class Value:
         return self.op == "const"
 
     def __repr__(self) -> str:
-        return operand_text(self)
+        return repr(self.attr) if self.op == "const" else f"%{self.number}"
 
 
 class Affine:
@@ -144,7 +144,7 @@ class Affine:
         return low, high
 
     def __repr__(self) -> str:
-        return index_text(self)
+        return " + ".join([f"{c}*{v!r}" for v, c in self.terms] + [str(self.constant)])
 
 
 Index = int | Affine
@@ -350,7 +350,9 @@ class Function:
         self.helpers: dict[str, Any] = {}  # routines (`library.Routine`) that the body calls, by name
 
     def __str__(self) -> str:
-        return "\n".join(function_text(self)) + "\n"
+        from tracegrad.codegen.loop_text import function_text
+
+        return function_text(self)
 
     def walk(self) -> Iterator[Any]:
         """Every statement, nested ones after the one that holds them."""
@@ -392,147 +394,3 @@ def buffers_of(statement: Any) -> list[Buffer]:
     if kind is Copy:
         return [statement.target] if statement.source is None else [statement.target, statement.source]
     return []
-
-
-# ------------------------------------------------------------------------------------------------------------------- printing
-
-
-def operand_text(v: Value) -> str:
-    if v.op == "const":
-        return repr(v.attr) if v.type != "i1" else ("true" if v.attr else "false")
-    if v.op == "param" and v.attr:
-        return f"%{v.attr}"
-    return f"%{v.number}"
-
-
-def index_text(index: Index) -> str:
-    if isinstance(index, int):
-        return str(index)
-    parts: list[str] = []
-    for v, c in index.terms:
-        text = operand_text(v) if abs(c) == 1 else f"{abs(c)}*{operand_text(v)}"
-        if not parts:
-            parts.append(text if c > 0 else f"-{text}")
-        else:
-            parts.append(f"{'+' if c > 0 else '-'} {text}")
-    if index.constant:
-        parts.append(f"{'+' if index.constant > 0 else '-'} {abs(index.constant)}")
-    return " ".join(parts)
-
-
-def _place(buffer: Buffer, index: Value | None, offset: int) -> str:
-    if index is None:
-        return f"{buffer.name}[{offset}]"
-    return f"{buffer.name}[{_expression(index)}{f' {chr(43) if offset > 0 else chr(45)} {abs(offset)}' if offset else ''}]"
-
-
-def _expression(v: Value) -> str:
-    """An index computation written out: the sums and products of counters that `Builder.index` made."""
-    if v.op in ("add", "mul") and v.attr == "index":
-        left, right = _expression(v.args[0]), _expression(v.args[1])
-        if v.op == "add":
-            return f"{left} + {right}".replace("+ -", "- ")
-        return f"{right}*{left}"
-    return operand_text(v)
-
-
-def value_text(v: Value) -> str:
-    args = ", ".join([a.name if isinstance(a, Buffer) else operand_text(a) for a in v.args])
-    if v.op in ("load", "address"):
-        buffer, offset = v.attr
-        return f"{operand_text(v)}: {v.type} = {v.op} {_place(buffer, v.args[0] if v.args else None, offset)}"
-    name = v.op
-    if v.op in ("math", "scalar math"):
-        name = v.attr
-    elif v.op in ("fcmp", "icmp"):
-        name = f"{v.op} {v.attr}"
-    return f"{operand_text(v)}: {v.type} = {name} {args}"
-
-
-def function_text(function: Function) -> list[str]:
-    """The lines of a function's text."""
-    lines = []
-    groups: dict[str, list[str]] = {"input": [], "output": [], "constant": []}
-    for b in function.buffers:
-        if b.kind in groups:
-            groups[b.kind].append(f"{b.name}: {b.dtype.name}[{b.size}]")
-    head = f"function @{function.name}({', '.join(groups['input'])}) -> ({', '.join(groups['output'])})"
-    if groups["constant"]:
-        head += f" constants({', '.join(groups['constant'])})"
-    lines.append(head + f" arena {function.arena_size} {{")
-    _block_text(function.body, "  ", lines)
-    lines.append("}")
-    return lines
-
-
-def _block_text(block: list[Any], pad: str, lines: list[str]) -> None:
-    for s in block:
-        kind = type(s)
-        if kind is Value:
-            if s.attr != "index":  # positions are written where they are used
-                lines.append(pad + value_text(s))
-        elif kind is Store:
-            lines.append(f"{pad}store {_place(s.buffer, s.index, s.offset)} = {operand_text(s.value)}")
-        elif kind is For:
-            shown = [h for h in s.hints if h != "no unroll"]
-            hints = f" {{{', '.join(shown)}}}" if shown else ""
-            step = f" step {s.step}" if s.step != 1 else ""
-            lines.append(
-                f"{pad}{_results(s.results)}for {operand_text(s.counter)} in {operand_text(s.low)}..{operand_text(s.high)}{step}"
-                f"{_carry(s.params, s.inits)}{hints} {{"
-            )
-            _block_text(s.body, pad + "  ", lines)
-            _yield_text(s.yields, pad + "  ", lines)
-            lines.append(pad + "}")
-        elif kind is Parallel:
-            lines.append(f"{pad}parallel {operand_text(s.counter)} in 0..{s.count} {{")
-            _block_text(s.body, pad + "  ", lines)
-            lines.append(pad + "}")
-        elif kind is While:
-            lines.append(f"{pad}while{_carry(s.params, s.inits)} {{")
-            _block_text(s.head, pad + "  ", lines)
-            lines.append(f"{pad}  test {operand_text(s.condition)}")
-            lines.append(pad + "} do {")
-            _block_text(s.body, pad + "  ", lines)
-            _yield_text(s.yields, pad + "  ", lines)
-            lines.append(pad + "}")
-        elif kind is Switch:
-            for k, (branch, yields) in enumerate(zip(s.branches, s.yields)):
-                if s.selector.type == "i1":
-                    opening = f"{_results(s.results)}if {operand_text(s.selector)} {{" if k == 0 else "} else {"
-                else:
-                    opening = f"{_results(s.results)}switch {operand_text(s.selector)} {{" if k == 0 else "} case {"
-                lines.append(pad + opening)
-                _block_text(branch, pad + "  ", lines)
-                _yield_text(yields, pad + "  ", lines)
-            lines.append(pad + "}")
-        elif kind is Call:
-            args = ", ".join([a.name if isinstance(a, Buffer) else operand_text(a) for a in s.args])
-            result = f"{operand_text(s.result)}: {s.result.type} = " if s.result is not None else ""
-            lines.append(f"{pad}{result}call {s.symbol}({args})")
-        elif kind is Alloc:
-            b = s.buffer
-            lines.append(f"{pad}alloc {b.name}: {b.dtype.name}[{b.size}] at {b.position}")
-        elif kind is Copy:
-            target = _place(s.target, s.target_index, 0)
-            what = "zero" if s.source is None else f"copy {_place(s.source, s.source_index, 0)} to"
-            lines.append(f"{pad}{what} {target} ({s.nbytes} bytes)")
-        elif kind is Exit:
-            lines.append(f"{pad}exit {operand_text(s.code)} if {operand_text(s.condition)}")
-        else:
-            lines.append(f"{pad}# {s.text}")
-
-
-def _results(values: list[Value]) -> str:
-    return ", ".join([f"{operand_text(v)}: {v.type}" for v in values]) + " = " if values else ""
-
-
-def _carry(params: list[Value], inits: list[Value]) -> str:
-    if not params:
-        return ""
-    return " carry(" + ", ".join([f"{operand_text(p)}: {p.type} = {operand_text(i)}" for p, i in zip(params, inits)]) + ")"
-
-
-def _yield_text(yields: list[Value], pad: str, lines: list[str]) -> None:
-    if yields:
-        lines.append(f"{pad}yield {', '.join(map(operand_text, yields))}")
