@@ -34,7 +34,6 @@ from tracegrad.codegen.loop_ir import (
     index_level,
 )
 
-
 UNROLLED_TRIPS = 8
 """Loops of nests that run longer are not unrolled (beyond what vectorization does), which halves LLVM's time."""
 
@@ -134,6 +133,7 @@ class Builder:
         self.constants: dict[Any, Value] = {}
         self.temporaries = 0
         self.parallel_depth = 0
+        self.tasks = 1  # how many tasks the parallel loop under construction has
         self.watched: Value | None = None  # a loop's counter, and where comparisons would have split its range
         self.breaks: set[int] = set()
         self.memo: dict[Any, Any] = {}  # scalars of lazy values by (value, index), valid while their scope is open
@@ -333,6 +333,7 @@ class Builder:
         """A new buffer in the arena, which exists from here on."""
         self.temporaries += 1
         buffer = Buffer(f"t{self.temporaries}", "temp", -1, np.dtype(dtype), size)
+        buffer.tasks = self.tasks
         self.function.buffers.append(buffer)
         self.scopes[-1].items.append(Alloc(buffer))
         return buffer
@@ -417,8 +418,10 @@ class Builder:
         counter = self._param("i64", "task", self.level)
         counter.low, counter.high = 0, count - 1
         self.parallel_depth += 1
+        self.tasks = count
         yield affine(counter)
         self.parallel_depth -= 1
+        self.tasks = 1
         self._close()
         self.scopes[-1].items.append(Parallel(counter, count, scope.items))
 

@@ -13,6 +13,7 @@ from tracegrad.codegen.llvm_text import Writer
 from tracegrad.codegen.loop_sums import sum_products_after_loops
 from tracegrad.codegen.lower import lower_program
 from tracegrad.codegen.memory import plan_arena
+from tracegrad.codegen.rows import loop_over_rows
 from tracegrad.ir.program import Program
 from tracegrad.ir.types import ArrayType
 
@@ -45,6 +46,7 @@ class CompiledObject:
 PREPARATION = (
     accumulate_in_windows,
     sum_products_after_loops,
+    loop_over_rows,
 )
 """The passes of the code generator's own, which may change how sums are rounded."""
 

@@ -8,12 +8,15 @@ they are in the array scanned over, and writes its outputs where they are to be.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tracegrad.codegen.builder import Loop
 from tracegrad.codegen.loop_ir import Index, Value
-from tracegrad.codegen.nests import Group, emit_group
+from tracegrad.codegen.nests import PARALLEL_WORK, Group, emit_group, tasks_of
+from tracegrad.codegen.plan import COSTS
 from tracegrad.codegen.reductions import as_lazy, flatten, unflatten
 from tracegrad.codegen.values import (
     IDENTICAL,
@@ -38,6 +41,7 @@ from tracegrad.ir.calls import (
     name_p,
     optimization_barrier_p,
 )
+from tracegrad.ir.contractions import dot_general_p
 from tracegrad.ir.control_flow import cond_p, scan_p, split_scan, split_while, while_p
 from tracegrad.ir.program import Atom, Equation, Program, Var
 from tracegrad.ir.types import ArrayType
@@ -206,17 +210,52 @@ def lower_scan(ctx: Context, eqn: Equation) -> None:
         for v, view in zip(outs[n:], stacked):
             ctx.define(v, view)
         return
-    with b.loop(0, length, carry=carry.inits, name="t") as loop:
+
+    def iteration(loop: Loop) -> None:
         i: Index = loop.index if not reverse else -loop.index + (length - 1)
         slices = [_slice_of(form, i) for form in xs]
         places = [_slice_of(v, i) for v in stacked]
         inner = body_context(ctx, program, _buffers(consts) | _buffers(xs), program.outputs)
         inner.run([*consts, *carry.forms(loop.params), *slices])
         loop.yields = finish_body(inner, carry, program.outputs, places)
+
+    count, each = (
+        (1, length) if n or b.parallel_depth or program.has_effects else tasks_of(length, length * _work_of(program), False)
+    )
+    if count > 1 and length * _work_of(program) >= PARALLEL_WORK:
+        # nothing is carried: the iterations are divided among threads
+        with b.parallel(count, frozenset(v.buffer for v in stacked)) as task:
+            low = task * each
+            high = b.index(low + each)
+            if count * each != length:
+                high = b.op("smin", "i64", high, b.const("i64", length))
+            with b.loop(b.index(low), high, name="t", bounds=(0, length - 1)) as loop:
+                iteration(loop)
+        _define_carry(ctx, carry, outs[:n], [])
+        for v, view in zip(outs[n:], stacked):
+            b.touch(view.buffer)
+            ctx.define(v, View(v.type, view.buffer, view.offset, view.strides))
+        return
+    with b.loop(0, length, carry=carry.inits, name="t") as loop:
+        iteration(loop)
     _define_carry(ctx, carry, outs[:n], loop.results)
     for v, view in zip(outs[n:], stacked):
         b.touch(view.buffer)
         ctx.define(v, View(v.type, view.buffer, view.offset, view.strides))
+
+
+def _work_of(program: Program) -> int:
+    """About how many operations a program takes."""
+    total = 0
+    for e in program.equations:
+        size = max([v.type.size for v in e.outputs] + [a.type.size for a in e.inputs], default=1)
+        if e.primitive is dot_general_p:
+            (lc, _), _ = e.params["dimension_numbers"]
+            size = e.outputs[0].type.size * prod(e.inputs[0].type.shape[d] for d in lc)
+        times = e.params.get("length", 1) if e.primitive is scan_p else 1
+        inner = sum(_work_of(p) for _, p in e.regions())
+        total += inner * times if inner else size * COSTS.get(e.primitive.name, 1)
+    return total
 
 
 def _define_carry(ctx: Context, carry: Carry, outs: Sequence[Var], results: Sequence[Value]) -> None:

@@ -94,6 +94,7 @@ class Writer:
         self.sizes: Sizes | None = None
         self.size = 0  # how many operations there are
         self.functions: list[str] = []  # the texts of segments
+        self.task: str | None = None  # the number of the task whose function is being written
         self.slots: dict[Value, int] = {}
         self.stored: set[Value] = set()  # scalars that their own segment puts in memory
         self.spilled = -(-function.arena_size // 64) * 64
@@ -154,7 +155,12 @@ class Writer:
                 continue
             name = f"%b.{b.name}"
             if b.kind == "temp":
-                entry.append(f"  {name} = getelementptr inbounds i8, ptr %arena, i64 {b.position}")
+                place = str(b.position)
+                if b.tasks > 1 and self.task is not None:
+                    entry.append(f"  {name}.t = mul nuw nsw i64 {self.task}, {b.stride}")
+                    entry.append(f"  {name}.o = add nuw nsw i64 {name}.t, {b.position}")
+                    place = f"{name}.o"
+                entry.append(f"  {name} = getelementptr inbounds i8, ptr %arena, i64 {place}")
             elif b.kind == "slots":
                 count = sum(c.kind == "constant" for c in self.function.buffers)
                 entry.append(f"  {name} = getelementptr inbounds ptr, ptr %constants, i64 {count}")
@@ -536,10 +542,15 @@ class Writer:
             head.append(f"  {local} = load {type}, ptr %frame.{k}, align 8, !invariant.load !{self._empty()}")
         outer = (self.lines, self.label, self.names)
         self.lines, self.label, self.names = [], "entry", {v: f"%v{v.number}" for v in (*needed, s.counter)}
+        # what passes between segments through memory would have one place for all tasks: a task is not cut
+        sizes, self.sizes = self.sizes, None
+        self.task = f"%v{s.counter.number}"
         self._statements(s.body, False)
+        head.extend(self._bases(s.body))
+        self.sizes, self.task = sizes, None
         body = self.lines
         self.lines, self.label, self.names = outer
-        self.functions[place] = "\n".join([*head, *self._bases(s.body), *body, "  ret void", "}", ""])
+        self.functions[place] = "\n".join([*head, *body, "  ret void", "}", ""])
         self._declare("@tg.pool.run", "void", ["ptr", "ptr", "i64"])
         self.external.add("tg.pool.run")
         self.lines.append(f"  call void @tg.pool.run(ptr {name}, ptr {pointer}, i64 {s.count})")
@@ -623,5 +634,12 @@ def _apart(a: Buffer, b: Buffer) -> bool:
     if a.kind == "pointer" or b.kind == "pointer":
         return not (a.mutable and b.mutable)
     if a.kind == "temp" and b.kind == "temp":
-        return a.position + a.nbytes <= b.position or b.position + b.nbytes <= a.position
+        if a.tasks > 1 and b.tasks > 1:  # two places in the frame of one task, or in frames that do not live at once
+            return a.stride == b.stride and (a.position + a.room <= b.position or b.position + b.room <= a.position)
+        return _end(a) <= b.position or _end(b) <= a.position
     return True
+
+
+def _end(b: Buffer) -> int:
+    """Where the memory of a temporary ends, that of the last task."""
+    return b.position + b.room + b.stride * (b.tasks - 1)

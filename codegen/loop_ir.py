@@ -178,7 +178,7 @@ class Buffer:
     position: which input, output or constant; for a temporary, its offset in the arena once that is planned.
     """
 
-    __slots__ = ("name", "kind", "position", "dtype", "size", "address", "version", "spare")
+    __slots__ = ("name", "kind", "position", "dtype", "size", "address", "version", "spare", "stride", "tasks")
 
     def __init__(self, name: str, kind: str, position: int, dtype: np.dtype, size: int, address: Value | None = None):
         self.name = name
@@ -188,6 +188,8 @@ class Buffer:
         self.size = size
         self.address = address
         self.version = 0  # counts the stores so far, so that a load is not taken for an earlier one
+        self.tasks = 1  # a temporary inside of parallel tasks has a place for each, `stride` bytes apart
+        self.stride = 0
         self.spare = False  # an input that was given up by its owner, and may be overwritten
 
     @property
@@ -197,6 +199,11 @@ class Buffer:
     @property
     def nbytes(self) -> int:
         return self.size * self.dtype.itemsize
+
+    @property
+    def room(self) -> int:
+        """The bytes that it takes in the arena: whole cache lines."""
+        return -(-max(self.nbytes, 1) // 64) * 64
 
     @property
     def scalar(self) -> str:

@@ -457,6 +457,39 @@ def test_windows_added_to_arrays_are_updates_of_them() -> None:
         return [scan(step, x, ops.rem(ops.iota(np.int32, 20), np.int32(8)))[0], y, ops.sub(y, x)]
 
     compiled = check(f, draw(8, 30), draw(2, 5), np.asarray(2, np.int32))
-    (loop,) = [e for e in prepare(staged(f, draw(8, 30), draw(2, 5), np.asarray(2, np.int32))).equations if e.primitive.name == "scan"]
+    (loop,) = [
+        e for e in prepare(staged(f, draw(8, 30), draw(2, 5), np.asarray(2, np.int32))).equations if e.primitive.name == "scan"
+    ]
     assert "add" not in {e.primitive.name for e in loop.params["body"].equations if e.outputs[0].type.shape == (8, 30)}
     assert compiled.arena_size < 3 * 8 * 30 * 8
+
+
+@pytest.mark.parametrize("rows", [300, 2000])
+def test_passes_over_rows_become_a_loop_over_rows(rows: int) -> None:
+    def f(x: Any, g: Any) -> Any:
+        spread = lambda v: ops.broadcast_in_dim(v, x.shape, (0,))
+        e = ops.exp(ops.sub(x, spread(ops.reduce_max(x, (1,)))))
+        soft = ops.div(e, spread(ops.reduce_sum(e, (1,))))
+        mean = ops.div(ops.reduce_sum(x, (1,)), 300.0)
+        centred = ops.mul(ops.sub(x, spread(mean)), ops.broadcast_in_dim(g, x.shape, (1,)))
+        norm = ops.mul(centred, spread(ops.rsqrt(ops.add(ops.reduce_sum(ops.square(centred), (1,)), 1.0))))
+        return [soft, ops.reduce_sum(ops.mul(soft, x), (0,)), ops.cumsum(norm, 1), ops.argmax(norm, 1, np.int32), mean]
+
+    args = draw(rows, 300), draw(300)
+    (loop,) = [e for e in prepare(staged(f, *args)).equations if e.primitive.name == "scan"]
+    assert loop.params["num_carry"] == 0 and loop.params["length"] == rows
+    check(f, *args)
+
+
+def test_scans_without_a_carry_run_on_threads() -> None:
+    def f(xs: Any, w: Any) -> Any:
+        def step(_: Any, x: Any) -> Any:
+            y = ops.dot_general(x, w, (((0,), (0,)), ((), ())))
+            z = ops.dot_general(ops.sin(y), w, (((0,), (1,)), ((), ())))
+            return None, (ops.cumsum(z, 0), ops.reduce_sum(y, (0,)))
+
+        return list(scan(step, None, xs)[1])
+
+    args = draw(700, 90), draw(90, 70)
+    assert "parallel" in loops(f, *args)
+    check(f, *args)
