@@ -53,7 +53,11 @@ def _gather(equations: list[Equation], program: Program) -> list[Equation] | Non
             if found is None:
                 break
             before, members, after = found
-            loop = _loop(members, n, [*done, *before, *after], program)
+            outside = {a for e in (*before, *after) for a in e.inputs if isinstance(a, Var)}
+            outside.update(a for a in program.outputs if isinstance(a, Var))
+            # results that only others need, and that cost no more to compute there, are left to them
+            kept = _without_last(members, outside)
+            loop = _loop(kept, n, outside) if _saves(kept) else None
             if loop is None:
                 # not worth a loop: keep the order, go on behind the first member
                 first = rest.index(members[0])
@@ -63,7 +67,7 @@ def _gather(equations: list[Equation], program: Program) -> list[Equation] | Non
             changed = True
             done.extend(before)
             done.append(loop)
-            rest = after
+            rest = [*[e for e in members if e not in kept], *after]
         equations = [*done, *rest]
     return equations if changed else None
 
@@ -115,15 +119,9 @@ def _shares(e: Equation, batched: list[bool], inside: set[Var], members: list[Eq
     )
 
 
-def _loop(members: list[Equation], n: int, others: list[Equation], program: Program) -> Equation | None:
-    """The scan over rows of the members; None if it saves no pass over memory."""
+def _loop(members: list[Equation], n: int, outside: set[Var]) -> Equation | None:
+    """The scan over rows of the members, of whose results those in `outside` are read elsewhere."""
     made = {v for e in members for v in e.outputs}
-    outside = {a for e in others for a in e.inputs if isinstance(a, Var)} | {a for a in program.outputs if isinstance(a, Var)}
-    # results that only others need, and that cost no more to compute there, are left to them
-    members = _without_last(members, outside)
-    made = {v for e in members for v in e.outputs}
-    if not _saves(members):
-        return None
     results = [v for e in members for v in e.outputs if v in outside]
     consts: list[Var] = []
     scanned: list[Var] = []
