@@ -15,6 +15,11 @@ from __future__ import annotations
 
 import ctypes
 import ctypes.util
+import importlib
+import importlib.machinery
+import importlib.util
+import os
+import sys
 from functools import cache, lru_cache
 from types import ModuleType
 from typing import Any
@@ -47,17 +52,40 @@ def _capsule_address(module: ModuleType, name: str) -> int:
     return int(api.PyCapsule_GetPointer(capsule, api.PyCapsule_GetName(capsule)))
 
 
-def _blas(name: str) -> int:
-    from scipy.linalg import cython_blas
+@cache
+def _scipy_linalg(short: str) -> ModuleType:
+    """An extension module of scipy.linalg, without the package around it, whose import takes five times as long.
 
-    return _capsule_address(cython_blas, name)
+    It is entered into sys.modules under its name, where the package finds it if it is imported later.
+    """
+    name = f"scipy.linalg.{short}"
+    found = sys.modules.get(name)
+    if found is not None:
+        return found
+    scipy = importlib.util.find_spec("scipy")
+    for folder in (scipy.submodule_search_locations or ()) if scipy is not None and sys.platform == "linux" else ():
+        for suffix in importlib.machinery.EXTENSION_SUFFIXES:
+            path = os.path.join(folder, "linalg", short + suffix)
+            if os.path.exists(path):
+                loader = importlib.machinery.ExtensionFileLoader(name, path)
+                module = importlib.util.module_from_spec(importlib.machinery.ModuleSpec(name, loader, origin=path))
+                sys.modules[name] = module
+                try:
+                    loader.exec_module(module)
+                except ImportError:
+                    del sys.modules[name]
+                    break
+                return module
+    return importlib.import_module(name)
+
+
+def _blas(name: str) -> int:
+    return _capsule_address(_scipy_linalg("cython_blas"), name)
 
 
 def _threads(name: str) -> int:
     """`int set(int)` that sets how many threads BLAS uses and gives the old number, which OpenBLAS has; else a function without effect."""
-    from scipy.linalg import cython_blas
-
-    library = ctypes.CDLL(cython_blas.__file__)  # a look-up in it searches the BLAS that it is linked with, too
+    library = ctypes.CDLL(_scipy_linalg("cython_blas").__file__)  # a look-up in it searches the BLAS that it is linked with, too
     for prefix in ("", "scipy_"):
         try:
             return int(ctypes.cast(library[f"{prefix}openblas_set_num_threads_local"], ctypes.c_void_p).value or 0)
@@ -67,9 +95,7 @@ def _threads(name: str) -> int:
 
 
 def _lapack(name: str) -> int:
-    from scipy.linalg import cython_lapack
-
-    return _capsule_address(cython_lapack, name)
+    return _capsule_address(_scipy_linalg("cython_lapack"), name)
 
 
 def _special(name: str) -> int:
