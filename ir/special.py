@@ -159,7 +159,9 @@ def _fraction(a: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         p0, p1, dp0, dp1, q0, q1, dq0, dq1 = (v * scale for v in (p0, p1, dp0, dp1, q0, q1, dq0, dq1))
         new = p1 / q1
         new_slope = (dp1 - new * dq1) / q1
-        moving = np.maximum(np.abs(new - value), np.abs(new_slope - slope)) > _EPSILON * np.maximum(np.abs(new), np.abs(new_slope))
+        moving = np.maximum(np.abs(new - value), np.abs(new_slope - slope)) > _EPSILON * np.maximum(
+            np.abs(new), np.abs(new_slope)
+        )
         value, slope = new, new_slope
         if not moving.any():
             break

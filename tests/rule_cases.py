@@ -225,7 +225,15 @@ def dot(lc: Any, rc: Any, lb: Any = (), rb: Any = (), preferred: Any = None) -> 
     return {"dimension_numbers": ((lc, rc), (lb, rb)), "preferred_element_type": preferred}
 
 
-def conv(strides: Any, padding: Any, lhs_dilation: Any = None, rhs_dilation: Any = None, specs: Any = None, features: int = 1, batches: int = 1) -> dict[str, Any]:
+def conv(
+    strides: Any,
+    padding: Any,
+    lhs_dilation: Any = None,
+    rhs_dilation: Any = None,
+    specs: Any = None,
+    features: int = 1,
+    batches: int = 1,
+) -> dict[str, Any]:
     n = len(strides)
     plain = tuple(range(n + 2))
     return {
@@ -238,7 +246,9 @@ def conv(strides: Any, padding: Any, lhs_dilation: Any = None, rhs_dilation: Any
 NHWC = ((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2))
 
 
-def gather(offset: Any, collapsed: Any, index_map: Any, sizes: Any, ob: Any = (), ib: Any = (), mode: str = "fill") -> dict[str, Any]:
+def gather(
+    offset: Any, collapsed: Any, index_map: Any, sizes: Any, ob: Any = (), ib: Any = (), mode: str = "fill"
+) -> dict[str, Any]:
     return {"offset_dims": offset, "collapsed_slice_dims": collapsed, "operand_batching_dims": ob, "start_indices_batching_dims": ib,
             "start_index_map": index_map, "slice_sizes": sizes, "mode": mode, "fill_value": None}  # fmt: skip
 
@@ -254,7 +264,9 @@ GATHERS = [  # operand, indices, parameters
 ]
 
 
-def scatter(kind: str, update: Any, inserted: Any, dims: Any, ob: Any = (), ib: Any = (), mode: str = "drop", unique: bool = False) -> dict[str, Any]:
+def scatter(
+    kind: str, update: Any, inserted: Any, dims: Any, ob: Any = (), ib: Any = (), mode: str = "drop", unique: bool = False
+) -> dict[str, Any]:
     return {"kind": kind, "update_window_dims": update, "inserted_window_dims": inserted, "operand_batching_dims": ob,
             "scatter_indices_batching_dims": ib, "scatter_dims_to_operand_dims": dims, "mode": mode, "unique_indices": unique}  # fmt: skip
 

@@ -39,7 +39,9 @@ def test_memory_is_used_again() -> None:
     assert second.unsafe_buffer_pointer() == address and pool.kept() == 0
 
 
-@pytest.mark.parametrize("hold", [lambda y: y, np.asarray, lambda y: np.asarray(y)[::7], lambda y: memoryview(np.asarray(y)), np.from_dlpack])
+@pytest.mark.parametrize(
+    "hold", [lambda y: y, np.asarray, lambda y: np.asarray(y)[::7], lambda y: memoryview(np.asarray(y)), np.from_dlpack]
+)
 def test_memory_that_is_looked_at_is_not(hold) -> None:
     y = f(X)
     kept = hold(y)

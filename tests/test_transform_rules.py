@@ -142,9 +142,7 @@ def check_batch(case: Case, dims: tuple[int | None, ...], size: int) -> None:
     rng = case.rng()
     examples = [case.operands(rng) for _ in range(size)]
     shared = case.operands(rng)
-    args = [
-        np.stack([e[i] for e in examples], d) if d is not None else shared[i] for i, d in enumerate(dims)
-    ]
+    args = [np.stack([e[i] for e in examples], d) if d is not None else shared[i] for i, d in enumerate(dims)]
     outs, out_dims = case.prim.rule("batch")(Axis(size), tuple(args), dims, **case.params)
     expected = []
     for e in examples:
@@ -260,7 +258,11 @@ def test_tangents_and_cotangents_keep_narrow_types(dtypes: Any) -> None:
     wrong = []
     for case in DIFFERENTIABLE:
         operands = case.operands(case.rng())
-        if narrow_complex is None and any(np.iscomplexobj(x) for x in operands) or case.name in ("reduce", "convert_element_type"):
+        if (
+            narrow_complex is None
+            and any(np.iscomplexobj(x) for x in operands)
+            or case.name in ("reduce", "convert_element_type")
+        ):
             continue
         operands = [x.astype(narrow_complex if x.dtype.kind == "c" else narrow) if is_inexact(x.dtype) else x for x in operands]
         try:
@@ -285,7 +287,9 @@ def test_a_product_with_a_preferred_element_type_has_cotangents_of_its_operands_
     np.testing.assert_allclose(x_bar, y.T)
     np.testing.assert_allclose(y_bar, x.T)
     convolution = {**conv((), ()), "preferred_element_type": np.dtype(np.float64)}
-    outs, _, (x_bar, y_bar) = reverse(bind_case(Case("conv_general_dilated", [], [], convolution)), [x, y.T], [0, 1], np.ones_like)
+    outs, _, (x_bar, y_bar) = reverse(
+        bind_case(Case("conv_general_dilated", [], [], convolution)), [x, y.T], [0, 1], np.ones_like
+    )
     assert outs[0].dtype == np.float64 and x_bar.dtype == y_bar.dtype == np.float32
     np.testing.assert_allclose(x_bar, y.T)
 
@@ -314,7 +318,9 @@ def test_every_leaf_primitive_has_a_case() -> None:
 
 
 def test_keys_are_batched_as_words() -> None:
-    words, _ = trace(lambda keys: batch_flat(lambda k: [ops.key_unwrap(k)], Axis(3), [keys], [1])[0], [ArrayType((2, 3), key_dtype())])
+    words, _ = trace(
+        lambda keys: batch_flat(lambda k: [ops.key_unwrap(k)], Axis(3), [keys], [1])[0], [ArrayType((2, 3), key_dtype())]
+    )
     assert words.out_types == (ArrayType((2, 3, 2), np.uint32),)
 
 

@@ -263,7 +263,9 @@ def while_loop(cond_fun: Callable[[Any], Any], body_fun: Callable[[Any], Any], i
     test = TracedFunction(cond_fun, args_tree, types)
     got = test.program.out_types
     if len(got) != 1 or got[0].shape != () or got[0].dtype != np.dtype(np.bool_):
-        raise TypeError(f"lax.while_loop: {test.name} must return one scalar bool, got {', '.join([str(t) for t in got]) or 'nothing'}")
+        raise TypeError(
+            f"lax.while_loop: {test.name} must return one scalar bool, got {', '.join([str(t) for t in got]) or 'nothing'}"
+        )
     outs = bind(
         while_p,
         *test.captured,

@@ -248,7 +248,9 @@ transposes(e.select_p, _transpose_select)
 # Conversions and complex numbers
 
 
-def _convert_jvp(primals: Sequence[Any], tangents: Sequence[Any], *, new_dtype: Any, weak: bool) -> tuple[Sequence[Any], Sequence[Any]]:
+def _convert_jvp(
+    primals: Sequence[Any], tangents: Sequence[Any], *, new_dtype: Any, weak: bool
+) -> tuple[Sequence[Any], Sequence[Any]]:
     (x,), (t,) = primals, tangents
     ans = bind1(e.convert_element_type_p, x, new_dtype=new_dtype, weak=weak)
     out = tangent_type(type_of(ans))
@@ -325,4 +327,3 @@ def _batch_select(axis: Any, args: Sequence[Any], dims: Sequence[int | None]) ->
 
 
 e.select_p.define(batch=_batch_select)
-

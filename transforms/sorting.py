@@ -26,7 +26,9 @@ def _sort_jvp(primals: Sequence[Any], tangents: Sequence[Any], *, dimension: int
         return outs, [Zero(tangent_type(type_of(x))) for x in outs]
     places = ops.broadcasted_iota(np.int32, type_of(primals[0]).shape, dimension)
     *outs, order = ops.sort(*primals, places, dimension=dimension, is_stable=is_stable, num_keys=num_keys)
-    moved = [Zero(tangent_type(type_of(x))) if is_zero(t) else take_along_axis(t, order, dimension) for x, t in zip(outs, tangents)]
+    moved = [
+        Zero(tangent_type(type_of(x))) if is_zero(t) else take_along_axis(t, order, dimension) for x, t in zip(outs, tangents)
+    ]
     return outs, moved
 
 
