@@ -404,13 +404,71 @@ def radians(x: Any, /) -> Any:
 rad2deg, deg2rad = degrees, radians
 
 
-__all__ = (
-    (
-        "exp log sin cos tan arcsin arccos arctan sinh cosh tanh arcsinh arccosh arctanh expm1 log1p sqrt asin acos atan asinh "
-        "acosh atanh cbrt exp2 log2 log10 add multiply subtract divide true_divide maximum minimum arctan2 atan2 nextafter "
-        "negative positive absolute abs fabs sign square reciprocal power pow float_power floor_divide remainder mod fmod "
-        "divmod floor ceil trunc rint round around angle degrees radians rad2deg deg2rad"
-    ).split()
-    + logic.__all__
-    + complex_numbers.__all__
-)
+__all__ = [
+    "exp",
+    "log",
+    "sin",
+    "cos",
+    "tan",
+    "arcsin",
+    "arccos",
+    "arctan",
+    "sinh",
+    "cosh",
+    "tanh",
+    "arcsinh",
+    "arccosh",
+    "arctanh",
+    "expm1",
+    "log1p",
+    "sqrt",
+    "asin",
+    "acos",
+    "atan",
+    "asinh",
+    "acosh",
+    "atanh",
+    "cbrt",
+    "exp2",
+    "log2",
+    "log10",
+    "add",
+    "multiply",
+    "subtract",
+    "divide",
+    "true_divide",
+    "maximum",
+    "minimum",
+    "arctan2",
+    "atan2",
+    "nextafter",
+    "negative",
+    "positive",
+    "absolute",
+    "abs",
+    "fabs",
+    "sign",
+    "square",
+    "reciprocal",
+    "power",
+    "pow",
+    "float_power",
+    "floor_divide",
+    "remainder",
+    "mod",
+    "fmod",
+    "divmod",
+    "floor",
+    "ceil",
+    "trunc",
+    "rint",
+    "round",
+    "around",
+    "angle",
+    "degrees",
+    "radians",
+    "rad2deg",
+    "deg2rad",
+]
+__all__ += logic.__all__
+__all__ += complex_numbers.__all__

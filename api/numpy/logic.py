@@ -210,8 +210,32 @@ def signbit(x: Any, /) -> Any:
     return ops.lt(ops.bitcast_convert_type(x, bits), bits.type(0))
 
 
-__all__ = (
-    "equal not_equal less less_equal greater greater_equal logical_and logical_or logical_xor logical_not bitwise_and bitwise_or "
-    "bitwise_xor left_shift bitwise_left_shift invert bitwise_not bitwise_invert right_shift bitwise_right_shift bitwise_count "
-    "isnan isfinite isinf isposinf isneginf signbit"
-).split()
+__all__ = [
+    "equal",
+    "not_equal",
+    "less",
+    "less_equal",
+    "greater",
+    "greater_equal",
+    "logical_and",
+    "logical_or",
+    "logical_xor",
+    "logical_not",
+    "bitwise_and",
+    "bitwise_or",
+    "bitwise_xor",
+    "left_shift",
+    "bitwise_left_shift",
+    "invert",
+    "bitwise_not",
+    "bitwise_invert",
+    "right_shift",
+    "bitwise_right_shift",
+    "bitwise_count",
+    "isnan",
+    "isfinite",
+    "isinf",
+    "isposinf",
+    "isneginf",
+    "signbit",
+]
