@@ -16,7 +16,7 @@ from tracegrad.codegen import scalars
 from tracegrad.codegen.builder import Builder
 from tracegrad.codegen.elementwise import waits
 from tracegrad.codegen.loop_ir import Index, Value
-from tracegrad.codegen.nests import Space, open_loops
+from tracegrad.codegen.nests import PARALLEL_WORK, Space, open_loops
 from tracegrad.codegen.structural import indexed, not_negative
 from tracegrad.codegen.values import (
     OTHER,
@@ -342,14 +342,20 @@ def lower_scatter(ctx: Context, eqn: Equation) -> None:
     outer = apart + [r for r in space.runs if r[0] in batch_dims]
     inner = [r for r in space.runs if r[0] not in batch_dims and r not in apart]
     work = 12 * updates.type.size if apart else 0
+    cost = new.cost if isinstance(new, Lazy) else 1
     with ExitStack() as stack:
+        ranges: dict[int, tuple[Index, int]] = {}
+        if inner and not apart and not b.parallel_depth and updates.type.size * (cost + 6) >= PARALLEL_WORK:
+            ranges = _window_parts(b, stack, inner[-1], written)
         places = open_loops(ctx, stack, outer, written, work)
         batch = tuple([places.get(d, 0) for d in batch_dims])
         place, inside = place_of(where, batch)
 
         def write() -> list[Value]:
             with ExitStack() as nest:
-                steps = open_loops(ctx, nest, inner, written)
+                steps = open_loops(ctx, nest, [r for r in inner if r[0] not in ranges], written)
+                for d, (first, count) in ranges.items():
+                    steps[d] = first + nest.enter_context(b.loop(0, count, memory=False, written=written, name="w")).index
                 target = list(place)
                 for d, e in zip(kept, window_dims):
                     target[d] = target[d] + steps.get(e, places.get(e, 0))
@@ -374,6 +380,23 @@ def lower_scatter(ctx: Context, eqn: Equation) -> None:
         else:
             write()
     ctx.define(out, View(t, whole.buffer, whole.offset, whole.strides))
+
+
+PARTS, PART = (4, 3, 2), 32
+"""Windows are cut for threads into so many equal parts, of at least so many elements."""
+
+
+def _window_parts(b: Builder, stack: ExitStack, run: tuple[int, int, bool], written: frozenset[Any]) -> dict[int, tuple[Index, int]]:
+    """Windows divided among threads: each thread does its part of every window, so that two never write the same place.
+
+    For the dimension that is cut: where the part begins and how long it is.
+    """
+    d, n, _ = run
+    count = next((k for k in PARTS if n % k == 0 and n // k >= PART), 1)
+    if count == 1:
+        return {}
+    task = stack.enter_context(b.parallel(count, written))
+    return {d: (task * (n // count), n // count)}
 
 
 _COMBINE = {"add": "add", "mul": "mul", "min": "min", "max": "max"}

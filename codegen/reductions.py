@@ -99,6 +99,8 @@ def combine(b: Builder, name: str, dtype: Any, x: Scalar, y: Scalar) -> Scalar:
             return b.op(op, x.type, x, y, attr="reassoc contract")
         if dtype.kind == "c" and name == "add":
             return tuple([b.op(op, p.type, p, q, attr="reassoc contract") for p, q in zip(x, y)])
+    if name in ("max", "min") and dtype.kind == "f":
+        return b.op("maximum" if name == "max" else "minimum", x.type, x, y)  # known to LLVM's vectorizer
     return scalars.apply(b, name, dtype, dtype, [x, y], {})
 
 

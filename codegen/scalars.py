@@ -179,12 +179,17 @@ def _rem(b: Builder, t: str, args: list[Value], dtype: Any, *_: Any) -> Value:
 
 
 def _extremum(greatest: bool) -> Rule:
-    float_op = "maximum" if greatest else "minimum"
+    above, below = ("ogt", "olt") if greatest else ("olt", "ogt")
 
     def apply_rule(b: Builder, t: str, args: list[Value], dtype: Any, *_: Any) -> Value:
         x, y = args
         if t[0] == "f":
-            return b.op(float_op, t, x, y)
+            if x.is_const:
+                x, y = y, x
+            if y.is_const and y.attr == y.attr:  # the constant is no NaN: one comparison, that x's NaN fails
+                return b.select(b.op("fcmp", "i1", x, y, attr=below), y, x)
+            chosen = b.select(b.op("fcmp", "i1", x, y, attr=above), x, y)
+            return b.select(b.op("fcmp", "i1", x, x, attr="uno"), x, chosen)
         if t == "i1":
             return b.op("or" if greatest else "and", t, x, y)
         sign = "s" if dtype.kind == "i" else "u"

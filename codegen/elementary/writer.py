@@ -100,7 +100,12 @@ class Writer:
         return self._intrinsic("floor", x)
 
     def polynomial(self, x: Operand, coefficients: Sequence[float]) -> str:
-        """Horner's scheme, the coefficient of the highest power last in the sequence."""
+        """Horner's scheme, the coefficient of the highest power last in the sequence; of even and odd powers apart when there are
+        many, which halves the time until the result is there for one multiplication more.
+        """
+        if len(coefficients) > 4:
+            square = self.mul(x, x)
+            return self.muladd(self.polynomial(square, coefficients[1::2]), x, self.polynomial(square, coefficients[::2]))
         *rest, top = coefficients
         acc: Operand = top
         for c in reversed(rest):
