@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tracegrad.codegen.builder import Loop
+from tracegrad.codegen.elementwise import waits
 from tracegrad.codegen.loop_ir import Index, Value
-from tracegrad.codegen.nests import PARALLEL_WORK, Group, emit_group, tasks_of
+from tracegrad.codegen.nests import PARALLEL_WORK, Group, tasks_of
 from tracegrad.codegen.plan import COSTS
 from tracegrad.codegen.reductions import as_lazy, flatten, unflatten
 from tracegrad.codegen.values import (
@@ -120,55 +121,71 @@ class Carry:
 def finish_body(body: Context, carry: Carry, atoms: Sequence[Atom], places: Sequence[View]) -> list[Value]:
     """Write what a body has computed: its next carry and the slices of its outputs; the carried scalars.
 
-    `atoms` are the body's outputs: the carry, then as many more as there are `places`.
+    `atoms` are the body's outputs: the carry, then as many more as there are `places`. Everything of one shape is written by one
+    nest, together with the reductions that wait for it, and large carries in place where each element is read before it is written.
     """
     n = len(carry.types)
-    carried, others = atoms[:n], atoms[n:]
-    # what goes to registers, or is read from memory that is about to change, is read first
-    scalars: list[Scalar] = []
-    for atom, view, t in zip(carried, carry.views, carry.types):
-        if view is None and t.size:
-            scalars.extend(body.elements(atom))
-    body.flush_all()
-    wanted: list[tuple[Form, View, bool]] = []
-    for atom, view in zip(carried, carry.views):
-        if view is not None:
-            wanted.append((body.value(atom), view, True))
-    for atom, view in zip(others, places):
-        if view.type.size:
-            wanted.append((body.value(atom), view, False))
+    carried = atoms[:n]
+    views = [*carry.views, *[v if v.type.size else None for v in places]]
+    wanted = [(body.value(a), v, k < n) for k, (a, v) in enumerate(zip(atoms, views)) if v is not None]
     todo = [(f, v, is_carry) for f, v, is_carry in wanted if not (type(f) is View and f.same_place(v))]
     changing = {v.buffer: v for _, v, is_carry in todo if is_carry}
-    # carries that have been updated in place are read through views of their own memory: those reads see the new value, as they should
-    unsafe: set[Any] = set()
+    # Scalars read from memory that is about to change are read first; those that a waiting reduction gives, after its nest.
+    scalars: list[list[Scalar] | None] = []
+    small = [a for a, v, t in zip(carried, carry.views, carry.types) if v is None and t.size]
+    for a in small:
+        form = body.value(a)
+        late = waits(form) and not changing.keys() & leaves_of(form).keys()
+        scalars.append(None if late else body.elements(a))
+    results = [f for f, _, _ in todo if type(f) is Pending and f.root.value is None and f.root.reduction is not None]
     for form, _, _ in todo:
+        if isinstance(form, Lazy) and form not in results:
+            for leaf, how in list(leaves_of(form).items()):
+                if type(leaf) is Root and leaf.value is None and (leaf.reduction is not None or how != IDENTICAL):
+                    body.flush(leaf.group)
+    shapes = {v.type.shape for f, v, _ in todo if f not in results}
+    for group in list(body.groups.values()):
+        if group.shape not in shapes and body.groups.get(group.shape) is group:
+            body.flush(group)
+    todo = [(_current(f), v, is_carry) for f, v, is_carry in todo]
+    results = [f for f in results if f.root.value is None]
+    unsafe: set[Any] = set()
+    reading = [f for f, _, _ in todo if f not in results]
+    reading.extend(r.lazy for g in body.groups.values() for r in g.roots)
+    for form in reading:
         for leaf, how in leaves_of(form).items():
             other = changing.get(leaf)
             if other is not None and (how != IDENTICAL or form.type.shape != other.type.shape):
                 unsafe.add(leaf)
-    groups: dict[tuple[int, ...], Group] = {}
-    copies: list[tuple[View, View]] = []
+    after: list[tuple[View, Form]] = []
     for form, view, is_carry in todo:
-        shape = view.type.shape
+        if form in results:
+            after.append((view, form))
+            continue
         target = view
         if is_carry and view.buffer in unsafe:
             target = body.temporary(view.type)
-            copies.append((view, target))
-        if type(form) is Scalars or (type(form) is View and form.is_dense and not changing.keys() & {form.buffer}):
-            if not (is_carry and view.buffer in unsafe) and not _is_read(todo, view.buffer, form):
+            after.append((view, target))
+        if type(form) is Scalars or (type(form) is View and form.is_dense and form.buffer not in changing):
+            if not (is_carry and view.buffer in unsafe) and not any(
+                view.buffer in leaves_of(f) for f in reading if f is not form
+            ):
                 body.fill(target, form)
                 continue
-        group = groups.setdefault(shape, Group(shape, body))
-        group.add(Root(view.type, as_lazy(body, form), target))
-    for group in groups.values():
-        emit_group(body, group)
-    for view, source in copies:
-        body.fill(view, source)
-    return flatten(scalars)
-
-
-def _is_read(todo: list[tuple[Form, View, bool]], buffer: Any, but: Form) -> bool:
-    return any(buffer in leaves_of(form) for form, _, _ in todo if form is not but)
+        root = Root(view.type, as_lazy(body, form), target)
+        group = body.groups.get(view.type.shape)
+        if group is None or not group.accepts(root):
+            if group is not None:
+                body.flush(group)
+            group = body.groups[view.type.shape] = Group(view.type.shape, body)
+        group.add(root)
+    body.flush_all()
+    for view, form in after:
+        body.fill(view, _current(form))
+    for k, a in enumerate(small):
+        if scalars[k] is None:
+            scalars[k] = body.elements(a)
+    return flatten([e for found in scalars for e in found or ()])
 
 
 def body_context(

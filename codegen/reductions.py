@@ -285,10 +285,10 @@ def _emit_accumulators(
             found: list[Scalar] = []
             for point in points:
                 indices = space.indices({**index, **{d: p for (d, _, _), p in zip(suffix, point)}})
-                emit_maps(ctx, maps, indices)
-                for r in reduced:
+                for r in reduced:  # before maps are stored, which may be where this is read
                     value = read(b, r.lazy, indices)
                     found.append(scalars.convert(b, value, r.lazy.type.dtype, r.reduction.dtype))
+                emit_maps(ctx, maps, indices)
             return found
 
         rules = [r.reduction for _ in points for r in reduced]
@@ -469,8 +469,8 @@ def _add_rows(
                 if row_dim is not None:
                     place[row_dim] = at
                 indices = space.indices(place)
-                emit_maps(ctx, maps, indices)
                 values = [scalars.convert(b, read(b, r.lazy, indices), r.lazy.type.dtype, r.reduction.dtype) for r in reduced]
+                emit_maps(ctx, maps, indices)
                 totals = values if totals is None else [r.reduction.combine(b, t, v) for r, t, v in zip(reduced, totals, values)]
             assert totals is not None
             for r, place_, total in zip(reduced, places, totals):

@@ -493,3 +493,36 @@ def test_scans_without_a_carry_run_on_threads() -> None:
     args = draw(700, 90), draw(90, 70)
     assert "parallel" in loops(f, *args)
     check(f, *args)
+
+
+@pytest.mark.parametrize("n", [3, 20, 300])
+def test_a_body_writes_its_carry_and_takes_its_sums_in_one_nest(n: int) -> None:
+    def f(x: Any) -> Any:
+        def test(s: Any) -> Any:
+            return ops.bitwise_and(s[3], ops.lt(s[0], np.int32(30)))
+
+        def step(s: Any) -> Any:
+            i, x, rows, _ = s
+            new = ops.select(ops.lt(x, 1.5), ops.add(ops.mul(x, 1.05), 0.01), x)
+            going = ops.reduce_or(ops.lt(new, 1.5), (1,))
+            scaled = ops.add(rows, ops.convert_element_type(going, np.float64))
+            norm = ops.sqrt(ops.reduce_sum(ops.square(new), (0, 1)))
+            return ops.add(i, np.int32(1)), new, scaled, ops.bitwise_and(ops.reduce_or(going, (0,)), ops.gt(norm, 0.0))
+
+        return list(while_loop(test, step, (np.int32(0), x, ops.reduce_sum(x, (1,)), ops.gt(ops.reduce_max(x, (0, 1)), -9.0))))
+
+    check(f, np.abs(draw(n, n + 1)) % 1.0)
+
+
+def test_a_carry_scaled_by_a_sum_of_itself() -> None:
+    def f(x: Any) -> Any:
+        def step(c: Any, _: Any) -> Any:
+            y = ops.add(c, ops.sin(c))
+            norm = ops.sqrt(ops.reduce_sum(ops.square(y), (0,)))
+            return ops.div(y, norm), (norm, ops.reduce_max(c, (0,)), ops.slice(c, (0,), (7,)))
+
+        c, ys = scan(step, x, None, length=6)
+        return [c, *ys]
+
+    check(f, draw(40))
+    check(f, draw(7))
