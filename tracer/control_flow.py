@@ -32,6 +32,7 @@ class TracedFunction:
     """A Python function over pytrees, traced into a region: its program, captured operands and output structure."""
 
     __slots__ = ("program", "captured", "out_tree", "name")
+    out_tree: Any
 
     def __init__(self, f: Callable[..., Any], in_tree: Any, in_types: Sequence[ArrayType]):
         self.name = _name_of(f)

@@ -89,7 +89,7 @@ def _used_at() -> str:
     return f"\n  It was needed at {frame.f_code.co_filename}:{frame.f_lineno}, in {frame.f_code.co_name}."
 
 
-_WAYS_OUT = {
+_WAYS_OUT: dict[type[Exception], tuple[str, str]] = {
     TracerBoolConversionError: (
         "Python needs a concrete True or False to decide which way to go (`if`, `while`, `and`, `or`, `not`, `assert`), but this "
         "value is only known when the compiled program runs.",

@@ -89,7 +89,7 @@ class TreeDef:
             return dict(zip(self.aux, children))
         if t is NoneType:
             return None
-        return NODES[t].unflatten(self.aux, tuple(children))
+        return NODES[t].unflatten(self.aux, tuple(children))  # type: ignore[index]  # a leaf was answered above
 
     def children(self) -> list[TreeDef]:
         """The structures of the immediate children."""
@@ -121,15 +121,16 @@ class TreeDef:
             return
         if type(tree) is not t:
             raise ValueError(f"Expected {_kind_name(t)}, got {tree!r:.200}.")
+        node: Any = tree
         if t is tuple or t is list:
-            children: Any = tree
+            children: Any = node
         elif t is dict:
             keys = self.aux
-            if len(tree) != len(keys) or any([k not in tree for k in keys]):
-                raise ValueError(f"Dict key mismatch; expected keys: {list(keys)}; present keys: {list(tree)}.")
-            children = [tree[k] for k in keys]
+            if len(node) != len(keys) or any([k not in node for k in keys]):
+                raise ValueError(f"Dict key mismatch; expected keys: {list(keys)}; present keys: {list(node)}.")
+            children = [node[k] for k in keys]
         else:
-            children, aux = NODES[t].flatten(tree)
+            children, aux = NODES[t].flatten(node)
             children = tuple(children)
             if aux is not self.aux and aux != self.aux:
                 raise ValueError(f"Mismatch of the metadata of {t.__name__}: {self.aux!r:.200} != {aux!r:.200}.")

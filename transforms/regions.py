@@ -15,7 +15,7 @@ def map_regions(eqn: Equation, transform: Callable[[Program], Program]) -> Equat
     params: dict[str, Any] = {}
     for name in eqn.primitive.regions:
         old = eqn.params[name]
-        new = tuple([transform(p) for p in old]) if isinstance(old, tuple) else transform(old)
+        new: Any = tuple([transform(p) for p in old]) if isinstance(old, tuple) else transform(old)
         if new is not old and (not isinstance(old, tuple) or any(a is not b for a, b in zip(new, old))):
             params[name] = new
     return eqn.replace(params={**eqn.params, **params}) if params else eqn

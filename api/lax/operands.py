@@ -102,7 +102,7 @@ def as_dtype(dtype: Any) -> Any:
 def as_shape(shape: Any, name: str = "shape") -> tuple[int, ...]:
     """A shape as a tuple of ints; an int stands for one dimension. TypeError if a dimension is not an integer or is negative."""
     try:
-        dims = (operator.index(shape),)
+        dims: tuple[int, ...] = (operator.index(shape),)
     except TypeError:
         try:
             dims = tuple([d if type(d) is int else operator.index(d) for d in shape])
