@@ -13,6 +13,7 @@ from tracegrad.codegen.llvm_text import Writer
 from tracegrad.codegen.loop_sums import sum_products_after_loops
 from tracegrad.codegen.lower import lower_program
 from tracegrad.codegen.memory import plan_arena
+from tracegrad.codegen.residuals import recompute_residuals
 from tracegrad.codegen.rows import loop_over_rows
 from tracegrad.ir.program import Program
 from tracegrad.ir.types import ArrayType
@@ -44,6 +45,7 @@ class CompiledObject:
 
 
 PREPARATION = (
+    recompute_residuals,
     accumulate_in_windows,
     sum_products_after_loops,
     loop_over_rows,

@@ -224,10 +224,44 @@ def _integer_pow(b: Builder, t: str, args: list[Value], dtype: Any, out: Any, pa
     return b.op("fdiv", t, b.const(t, 1.0), power) if y < 0 else power
 
 
+SIMPLE_POWER = 8
+"""Powers that are multiples of a half, up to this one, are products and a root."""
+
+
+def _simple_power(b: Builder, t: str, x: Value, y: float) -> Value:
+    """x to a power known now. A whole power is a product; with a half, times a root, and -0 and -infinity as C has them."""
+    whole, half = divmod(abs(y), 1.0)
+    if y == 0.5:
+        return b.op("sqrt", t, x)
+    factors: list[Value] = []
+    square, n = x, int(whole)
+    while n:
+        if n & 1:
+            factors.append(square)
+        n >>= 1
+        if n:
+            square = b.op("fmul", t, square, square)
+    if half:
+        root = b.op("sqrt", t, x)
+        factors.append(b.op("fadd", t, root, b.const(t, 0.0), attr="exact"))
+    if not factors:
+        return b.const(t, 1.0)
+    power = factors[0]
+    for f in factors[1:]:
+        power = b.op("fmul", t, power, f)
+    if half:
+        power = b.select(b.op("fcmp", "i1", x, b.const(t, -math.inf), attr="oeq"), b.const(t, math.inf), power)
+        if whole:
+            power = b.op("fabs", t, power)  # -0 times the root of -0
+    return b.op("fdiv", t, b.const(t, 1.0), power) if y < 0 else power
+
+
 @rule("pow")
 def _pow(b: Builder, t: str, args: list[Value], dtype: Any, *_: Any) -> Value:
     x, y = args
     if t[0] == "f":
+        if y.is_const and float(2 * y.attr).is_integer() and abs(y.attr) <= SIMPLE_POWER:
+            return _simple_power(b, t, x, float(y.attr))
         if y.type[0] == "i":
             y = b.op("sitofp", t, y)
         return b.math("pow", t, x, y)

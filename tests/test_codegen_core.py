@@ -526,3 +526,29 @@ def test_a_carry_scaled_by_a_sum_of_itself() -> None:
 
     check(f, draw(40))
     check(f, draw(7))
+
+
+def test_cheap_residuals_are_computed_again() -> None:
+    def f(x: Any, m: Any) -> Any:
+        def forward(c: Any, _: Any) -> Any:
+            d = ops.sin(ops.mul(c, m))
+            column = ops.reduce_sum(d, (1,))
+            spread = ops.broadcast_in_dim(column, (20, 30), (0,))
+            return ops.add(c, ops.mul(d, 0.1)), (ops.mul(d, 2.0), ops.mul(d, m), spread, ops.exp(d))
+
+        def backward(c: Any, r: Any) -> Any:
+            return ops.add(ops.mul(c, r[0]), ops.mul(r[1], ops.add(r[2], r[3]))), None
+
+        c, residuals = scan(forward, x, None, length=5)
+        return [c, scan(backward, c, residuals, reverse=True)[0]]
+
+    first, second = (e for e in prepare(staged(f, draw(20, 30), draw(20, 30))).equations if e.primitive.name == "scan")
+    assert sorted(v.type.shape for v in first.outputs[1:]) == [(5, 20), (5, 20, 30), (5, 20, 30)]
+    check(f, draw(20, 30), draw(20, 30))
+
+
+@pytest.mark.parametrize("power", [0.5, -0.5, 1.5, -1.5, 2.0, 3.0, -4.0, 2.5, 7.5])
+def test_powers_known_now_have_the_meaning_of_pow(power: float) -> None:
+    x = np.array([0.0, -0.0, 1.0, -1.0, np.inf, -np.inf, np.nan, 0.3, 4.0, 1e-30, 1e30, -2.0])
+    check(lambda x: [ops.pow(x, np.float64(power))], x)
+    check(lambda x: [ops.pow(x, np.float32(power))], x.astype(np.float32))
