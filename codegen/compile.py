@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,10 @@ STRAIGHT_VECTORS = 6_000
 """Straight-line code of programs with more operations is not searched for vectors: that search takes longer than all the rest."""
 CHEAP_PIPELINE = 60_000
 """Programs of more operations are optimized with less effort."""
+
+
+_llvm = Lock()
+"""LLVM's target machine serves one thread at a time."""
 
 
 @dataclass
@@ -77,13 +82,14 @@ def compile_program(
     if keep_text:
         texts["loops"] = str(function)
         texts["llvm"] = text
-    module = targets.parse(text)
     size = writer.size
-    targets.optimize(module, target, 2 if size <= CHEAP_PIPELINE else 1, straight_vectors=size <= STRAIGHT_VECTORS)
-    if keep_text:
-        texts["optimized"] = str(module)
-        texts["assembly"] = targets.emit_assembly(module, target)
-    code = targets.emit_object(module, target)
+    with _llvm:
+        module = targets.parse(text)
+        targets.optimize(module, target, 2 if size <= CHEAP_PIPELINE else 1, straight_vectors=size <= STRAIGHT_VECTORS)
+        if keep_text:
+            texts["optimized"] = str(module)
+            texts["assembly"] = targets.emit_assembly(module, target)
+        code = targets.emit_object(module, target)
     return CompiledObject(
         symbol,
         code,

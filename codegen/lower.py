@@ -62,7 +62,7 @@ VECTOR_AXIS = 8
 """A last axis at least this long is worth a vectorized loop, so that such tensors stay in memory."""
 OPERATION_BUDGET = 12_000
 """Once a function holds so many operations, small tensors live in memory too, and loops replace unrolled code."""
-LAZY_COST, LAZY_DEPTH = 250, 120
+LAZY_COST, LAZY_DEPTH = 250, 60
 """A lazy value that costs or nests more than this is put in memory."""
 
 

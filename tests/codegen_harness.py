@@ -13,6 +13,7 @@ from tracegrad.ir.evaluate import evaluate
 from tracegrad.ir.program import Program
 from tracegrad.ir.types import ArrayType, bfloat16
 from tracegrad.runtime import engine
+from tracegrad.tracer.abstract import with_constants
 from tracegrad.tracer.staging import trace
 from tracegrad.transforms.pipeline import optimize
 
@@ -23,7 +24,7 @@ def types_of(args: Sequence[Any]) -> tuple[ArrayType, ...]:
 
 def staged(function: Callable[..., Any], *args: np.ndarray, name: str = "f") -> Program:
     """The program of a function from arrays to a list of arrays, after the passes."""
-    program, captured = trace(function, types_of(args), name=name)
+    program, captured = with_constants(*trace(function, types_of(args), name=name))
     assert not captured
     return optimize(program)
 
