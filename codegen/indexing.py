@@ -386,7 +386,9 @@ PARTS, PART = (4, 3, 2), 32
 """Windows are cut for threads into so many equal parts, of at least so many elements."""
 
 
-def _window_parts(b: Builder, stack: ExitStack, run: tuple[int, int, bool], written: frozenset[Any]) -> dict[int, tuple[Index, int]]:
+def _window_parts(
+    b: Builder, stack: ExitStack, run: tuple[int, int, bool], written: frozenset[Any]
+) -> dict[int, tuple[Index, int]]:
     """Windows divided among threads: each thread does its part of every window, so that two never write the same place.
 
     For the dimension that is cut: where the part begins and how long it is.
