@@ -52,7 +52,8 @@ def _as_type(text: str) -> ShapeDtypeStruct | None:
 
 def _types_inside(value: Any) -> Any:
     if isinstance(value, str):
-        return _as_type(value) or value
+        typed = _as_type(value)
+        return value if typed is None else typed  # a type of a scalar has a length of none, and so no truth value
     if isinstance(value, dict):
         return {k: _types_inside(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):

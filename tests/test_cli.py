@@ -69,6 +69,13 @@ def test_methods_numbers_and_jitted_functions(file: str, capsys: pytest.CaptureF
         config.update("enable_x64", False)
 
 
+def test_types_of_scalars_inside_containers() -> None:
+    assert argument("{'rate': f32[], 'n': [i32[2]]}") == {
+        "rate": ShapeDtypeStruct((), np.float32),
+        "n": [ShapeDtypeStruct((2,), np.int32)],
+    }
+
+
 def test_arguments() -> None:
     assert argument("f32[3, 4]") == ShapeDtypeStruct((3, 4), np.float32)
     assert argument("~f32[]") == ShapeDtypeStruct((), np.float32, weak_type=True)
