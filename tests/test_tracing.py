@@ -97,6 +97,15 @@ def test_fori_loop_with_known_bounds_is_a_scan() -> None:
     assert [e.primitive.name for e in program.equations if e.primitive.regions] == ["scan"]
 
 
+def test_the_body_of_a_fori_loop_is_traced_once_and_its_counter_is_weak() -> None:
+    seen = []
+    values(lambda x: fori_loop(0, 3, lambda i, x: seen.append(i.aval) or ops.sin(x), x), F(1))
+    assert [str(t) for t in seen] == ["~i32[]"]
+    seen.clear()
+    values(lambda x: fori_loop(np.int8(0), np.int8(3), lambda i, x: seen.append(i.aval) or ops.sin(x), x), F(1))
+    assert [str(t) for t in seen] == ["i8[]"]
+
+
 def test_cond_and_switch_take_closures_and_clamp() -> None:
     def f(i, x):  # type: ignore[no-untyped-def]
         y = ops.mul(x, 10)

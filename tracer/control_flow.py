@@ -12,9 +12,10 @@ from typing import Any, cast
 import numpy as np
 
 from tracegrad.ir import dtypes, ops
-from tracegrad.ir.bind import bind, type_of
+from tracegrad.ir.bind import bind, bind1, type_of
 from tracegrad.ir.config import config
 from tracegrad.ir.control_flow import cond_p, scan_p, while_p
+from tracegrad.ir.elementwise import add_p
 from tracegrad.ir.program import Program, Var
 from tracegrad.ir.types import ArrayType, is_inexact
 from tracegrad.tracer import errors
@@ -321,9 +322,10 @@ def fori_loop(
 
     def scan_step(state: Any, _: None) -> tuple[Any, None]:
         i, val = state
-        return (ops.add(i, 1), body_fun(i, val)), None
+        # A counter that starts as a Python number stays weak, or the body would be traced again for a strong one.
+        return (bind1(add_p, i, 1) if weak else ops.add(i, 1), body_fun(i, val)), None
 
-    start = ops.convert_element_type(np.asarray(concrete[0], dtype), dtype, weak)
+    start = concrete[0] if weak else np.asarray(concrete[0], dtype)
     length = max(concrete[1] - concrete[0], 0)
     (_, val), _ = scan(
         scan_step, (start, init_val), None, length=length, unroll=unroll or 1, _what="lax.fori_loop", _name=_name_of(body_fun)
