@@ -136,6 +136,7 @@ class Builder:
         self.tasks = 1  # how many tasks the parallel loop under construction has
         self.watched: Value | None = None  # a loop's counter, and where comparisons would have split its range
         self.breaks: set[int] = set()
+        self.loads: list[Affine] | None = None  # the positions that are read, while somebody wants to know
         self.memo: dict[Any, Any] = {}  # scalars of lazy values by (value, index), valid while their scope is open
 
     # -------------------------------------------------------------------------------------------------------------- operations
@@ -213,7 +214,7 @@ class Builder:
         if isinstance(index, int):
             return self.const("i64", index)
         total = None
-        terms = index.terms
+        terms: Sequence[tuple[Value, int]] = index.terms
         if len(terms) > 1:
             terms = sorted(terms, key=lambda t: (t[0].level, t[0].number))
         for v, c in terms:
@@ -277,6 +278,8 @@ class Builder:
 
     def load(self, buffer: Buffer, index: Index) -> Value:
         """The scalar at a position, which counts scalars (two to a complex number)."""
+        if self.loads is not None and not isinstance(index, int):
+            self.loads.append(index)
         args, offset = self._split(index)
         level = args[0].level if args else 0
         if buffer.address is not None and buffer.address.level > level:

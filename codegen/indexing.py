@@ -54,7 +54,7 @@ def position_of(b: Builder, scalar: Value, dtype: Any) -> Index:
 
 def clamped_starts(ctx: Context, atoms: Any, shape: tuple[int, ...], sizes: tuple[int, ...]) -> Indices:
     b = ctx.b
-    places = []
+    places: list[Index] = []
     for a, n, size in zip(atoms, shape, sizes):
         if n == size:
             places.append(0)
@@ -183,7 +183,7 @@ def _put(ctx: Context, form: Scalars, update: Any, places: Indices) -> list[Scal
         return None
     new = ctx.elements(update)
     if not moving:
-        where = grid[tuple(slice(p, p + s) for p, s in zip(places, window))].reshape(-1).tolist()  # type: ignore[operator]
+        where = grid[tuple(slice(p, p + s) for p, s in zip(places, window))].reshape(-1).tolist()
         for k, e in zip(where, new):
             elements[k] = e
         return elements
@@ -194,7 +194,7 @@ def _put(ctx: Context, form: Scalars, update: Any, places: Indices) -> list[Scal
     start = b.index(places[d])
     for k in range(count):
         here = b.op("icmp", "i1", start, b.const("i64", k), attr="eq")
-        at = tuple(slice(k if e == d else p, (k if e == d else p) + s) for e, (p, s) in enumerate(zip(places, window)))  # type: ignore[operator]
+        at = tuple(slice(k if e == d else p, (k if e == d else p) + s) for e, (p, s) in enumerate(zip(places, window)))
         for position, e in zip(grid[at].reshape(-1).tolist(), new):
             elements[position] = _select(b, here, e, elements[position])
     return elements
@@ -227,8 +227,10 @@ def lower_gather(ctx: Context, eqn: Equation) -> None:
         source, where = ctx.readable(source), ctx.readable(where)
         if isinstance(source, Lazy) and (source.cost > 8 or _repeats(t, operand.type)):
             source = ctx.view(operand)
-        if isinstance(where, Lazy) and where.cost > 12:
-            where = ctx.view(indices)
+        first_offset = min((d for d in p["offset_dims"] if t.shape[d] > 1), default=len(t.shape))
+        outer_offsets = any(t.shape[d] > 1 and d > first_offset for d in range(len(t.shape)) if d not in p["offset_dims"])
+        if isinstance(where, Lazy) and where.cost > (1 if outer_offsets else 12):
+            where = ctx.view(indices)  # also when an outer loop would compute the same positions again and again
     offset_dims = p["offset_dims"]
     collapsed, batching = p["collapsed_slice_dims"], p["operand_batching_dims"]
     kept = [d for d in range(len(shape)) if d not in collapsed and d not in batching]

@@ -13,7 +13,7 @@ from itertools import product
 from math import prod
 from typing import TYPE_CHECKING
 
-from tracegrad.codegen.loop_ir import Buffer, Index
+from tracegrad.codegen.loop_ir import Affine, Buffer, For, Index, Parallel
 from tracegrad.codegen.values import (
     IDENTICAL,
     INVARIANT,
@@ -175,14 +175,81 @@ def emit_loops(ctx: Context, space: Space, written: frozenset[Buffer], body: Cal
         for point in product(*[range(n) for _, n, _ in short]):
             body(space.indices({**places, **{d: p for (d, _, _), p in zip(short, point)}}))
 
-    with ExitStack() as stack:
-        if not looped or len(looped) == 1 and work >= PARALLEL_WORK:
-            innermost(open_loops(ctx, stack, looped, written, work))
-        else:
+    def plain(counters: list[Index]) -> None:
+        with ExitStack() as stack:
+            if not looped or len(looped) == 1 and work >= PARALLEL_WORK:
+                innermost(open_loops(ctx, stack, looped, written, work))
+                return
             places = open_loops(ctx, stack, looped[:-1], written, work)
-            emit_range(
-                ctx, looped[-1], NAMES[len(looped) - 1], written, lambda index: innermost({**places, looped[-1][0]: index})
+            counters.extend(places.values())
+            last = looped[-1]
+
+            def at(index: Index) -> None:
+                counters.append(index)
+                innermost({**places, last[0]: index})
+
+            emit_range(ctx, last, NAMES[len(looped) - 1], written, at)
+
+    if len(looped) < 2 or short or looped[-1][1] < 4 * TILE or max(n for _, n, _ in looped[:-1]) < 4 * TILE:
+        plain([])
+        return
+    b = ctx.b
+    b.loads = []
+    counters: list[Index] = []
+    statements = len(b.scopes[-1].items)
+    plain(counters)
+    loads, b.loads = b.loads, None
+    crossed = _crossed(loads, counters, looped)
+    if crossed is not None and type(b.scopes[-1].items[-1]) in (For, Parallel) and len(b.scopes[-1].items) > statements:
+        b.scopes[-1].items.pop()
+        with ExitStack() as stack:
+            innermost(_open_tiles(ctx, stack, looped, crossed, written, work))
+
+
+TILE = 16
+"""Loops over memory that is read across are walked in tiles of so many elements, a cache line, by as many: a larger tile does not
+fit into the first cache when rows are a power of two apart."""
+
+
+def _crossed(loads: list[Affine], counters: list[Index], looped: list[tuple[int, int, bool]]) -> int | None:
+    """The outer loop along which something is contiguous that is read with a stride by the inner one: a transposition."""
+    which = {c.terms[0][0]: k for k, c in enumerate(counters[: len(looped)]) if isinstance(c, Affine)}
+    last = len(looped) - 1
+    for index in loads:
+        strides = {which[v]: abs(c) for v, c in index.terms if v in which}
+        if strides.get(last, 0) >= TILE:
+            for k, stride in strides.items():
+                if stride == 1 and k != last and looped[k][1] >= 4 * TILE:
+                    return k
+    return None
+
+
+def _open_tiles(
+    ctx: Context,
+    stack: ExitStack,
+    looped: list[tuple[int, int, bool]],
+    crossed: int,
+    written: frozenset[Buffer],
+    work: int,
+) -> dict[int, Index]:
+    """Loops over tiles of two dimensions, and within them; the other loops stay outside of the tiles."""
+    b = ctx.b
+    sizes = {crossed: TILE, len(looped) - 1: TILE}
+    outer = [(d, -(-n // sizes[k]), r) if k in sizes else (d, n, r) for k, (d, n, r) in enumerate(looped)]
+    places = open_loops(ctx, stack, outer, written, work)
+    for k, size in sizes.items():
+        d, n, _ = looped[k]
+        start = places[d] * size
+        if n % size == 0:
+            loop = stack.enter_context(b.loop(0, size, memory=False, written=written, name=NAMES[k]))
+            places[d] = start + loop.index
+        else:
+            high = b.op("smin", "i64", b.index(start + size), b.const("i64", n))
+            loop = stack.enter_context(
+                b.loop(b.index(start), high, memory=False, written=written, name=NAMES[k], bounds=(0, n - 1))
             )
+            places[d] = loop.index
+    return places
 
 
 MOST_RANGES = 6

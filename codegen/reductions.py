@@ -236,7 +236,7 @@ def _places_for(ctx: Context, reduced: list[Root], partial: bool) -> list[View]:
 def _initialize(ctx: Context, reduced: list[Root], places: list[View]) -> None:
     for r, place in zip(reduced, places):
         value = r.reduction.identity(ctx.b)
-        ctx.fill(place, Lazy(place.type, lambda b, i, v=value: v, {}, 0))
+        ctx.fill(place, Lazy(place.type, lambda b, i, v=value: v, {}, 0))  # type: ignore[misc]
 
 
 def _settle(ctx: Context, reduced: list[Root], places: list[View]) -> None:
@@ -246,7 +246,7 @@ def _settle(ctx: Context, reduced: list[Root], places: list[View]) -> None:
             target = r.target if r.target is not None else ctx.temporary(r.type)
             lazy = Lazy(
                 r.type,
-                lambda b, i, r=r, p=place: finish(b, r.reduction, read(b, p, i), r.type.dtype),
+                lambda b, i, r=r, p=place: finish(b, r.reduction, read(b, p, i), r.type.dtype),  # type: ignore[misc]
                 {place.buffer: IDENTICAL},
                 2,
             )
@@ -389,7 +389,7 @@ def unflatten(flat: list[Any], like: list[Scalar]) -> list[Scalar]:
 
 ROWS_AT_ONCE = 4
 """Rows added to an accumulator in memory in one pass over it."""
-TILE = 4096
+TILE, SHORTEST_TILE = 4096, 512
 """Accumulators in memory are walked in tiles of so many elements, which stay in the first cache."""
 
 
@@ -430,8 +430,8 @@ def _tile(ctx: Context, stack: ExitStack, n: int, work: int, written: frozenset[
     if not parallel and n <= 2 * TILE:
         return 0, n
     each = TILE
-    if parallel:
-        each = min(tasks_of(n, work, True)[1], TILE)
+    if parallel:  # pieces of rows too short would be slow to fetch
+        each = min(max(tasks_of(n, work, True)[1], min(SHORTEST_TILE, -(-n // (2 * ALIGNED)) * ALIGNED)), TILE)
     count = -(-n // each)
     if parallel:
         task = stack.enter_context(b.parallel(count, written))

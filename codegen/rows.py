@@ -60,7 +60,7 @@ def _gather(equations: list[Equation], program: Program) -> list[Equation] | Non
             loop = _loop(kept, n, outside) if _saves(kept) else None
             if loop is None:
                 # not worth a loop: keep the order, go on behind the first member
-                first = rest.index(members[0])
+                first = max(k for k, e in enumerate(rest) if e is next(m for m in members if m.primitive.name in _PASSES))
                 done.extend(rest[: first + 1])
                 rest = rest[first + 1 :]
                 continue
@@ -106,8 +106,31 @@ def _cluster(equations: list[Equation], n: int, program: Program) -> tuple[list[
             before.append(e)
     if not members:
         return None
-    # a loop starts at a pass: what is row-wise but independent of all passes belongs to whoever fuses it
-    return before, members, after
+    return *_with_sources(before, members, n, after, program), after
+
+
+def _with_sources(
+    before: list[Equation], members: list[Equation], n: int, after: list[Equation], program: Program
+) -> tuple[list[Equation], list[Equation]]:
+    """Move what only members read, and works on rows, into the loop: there it is computed as it is read."""
+    others = {a for a in program.outputs if isinstance(a, Var)} | {a for e in after for a in e.inputs if isinstance(a, Var)}
+    wanted = {a for e in members for a in e.inputs if isinstance(a, Var)}
+    moved: list[Equation] = []
+    stay: list[Equation] = []
+    for e in reversed(before):
+        rows = row_of(e, n)
+        if (
+            rows is not None
+            and e.primitive.name not in _PASSES
+            and any(v in wanted for v in e.outputs)
+            and not any(v in others for v in e.outputs)
+        ):
+            moved.append(e)
+            wanted.update(a for a in e.inputs if isinstance(a, Var))
+        else:
+            stay.append(e)
+            others.update(a for a in e.inputs if isinstance(a, Var))
+    return stay[::-1], moved[::-1] + members
 
 
 def _shares(e: Equation, batched: list[bool], inside: set[Var], members: list[Equation], n: int) -> bool:

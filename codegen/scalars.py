@@ -471,12 +471,30 @@ def convert(b: Builder, v: Scalar, old: Any, new: Any) -> Scalar:
             out = b.op("sitofp" if old.kind == "i" else "uitofp", target, v)
         return round_half(b, new, out)
     if source[0] == "f":
-        return b.op("fptosi_sat" if new.kind == "i" else "fptoui_sat", target, v)
+        return _saturated(b, v, new)
     if source == target:
         return v
     if source != "i1" and int(target[1:]) < int(source[1:]):
         return b.op("trunc", target, v)
     return b.op("sext" if old.kind == "i" else "zext", target, v)
+
+
+def _saturated(b: Builder, v: Value, new: Any) -> Value:
+    """A float as an integer; too small or too large ones as the least and greatest integer, NaN as 0. In a form that vectorizes."""
+    limits = np.iinfo(new)
+    signed = new.kind == "i"
+    wide = register_type(new) if new.itemsize >= 4 else "i32"
+    least = float(limits.min) if signed else -1.0
+    below = b.op("fcmp", "i1", v, b.const(v.type, least), attr="ole")
+    above = b.op("fcmp", "i1", v, b.const(v.type, float(int(limits.max) + 1)), attr="oge")
+    strange = b.op("or", "i1", b.op("or", "i1", below, above), b.op("fcmp", "i1", v, v, attr="uno"))
+    safe = b.select(strange, b.const(v.type, 0.0), v)
+    whole = b.op("fptosi" if signed or new.itemsize < 4 else "fptoui", wide, safe)
+    if new.itemsize < 4:
+        whole = b.op("trunc", register_type(new), whole)
+    t = whole.type
+    greatest = int(limits.max) if signed else -1
+    return b.select(above, b.const(t, greatest), b.select(below, b.const(t, int(limits.min)), whole))
 
 
 def _to_bool(b: Builder, v: Scalar, old: Any) -> Value:

@@ -12,6 +12,8 @@ from tracegrad.codegen import scalars
 from tracegrad.codegen.builder import Builder
 from tracegrad.codegen.elementwise import waits
 from tracegrad.codegen.loop_ir import Index, Value
+from tracegrad.codegen.nests import UNROLLED
+from tracegrad.codegen.plan import CHEAP
 from tracegrad.codegen.values import (
     FLOAT16,
     IDENTICAL,
@@ -186,6 +188,7 @@ def lower_broadcast(ctx: Context, eqn: Equation) -> None:
                 strides[d] = form.strides[k]
         ctx.define(out, View(t, form.buffer, form.offset, tuple(strides)))
         return
+    assert isinstance(form, Lazy)  # one element was broadcast above
     repeated = prod(shape[d] for d in range(len(shape)) if d not in dims or operand[dims.index(d)] != shape[d])
     inner = max([d for k, d in enumerate(dims) if operand[k] != 1], default=-1)
     outer_repeats = prod(n for d, n in enumerate(shape) if d < inner and (d not in dims or operand[dims.index(d)] == 1))
@@ -220,6 +223,7 @@ def lower_transpose(ctx: Context, eqn: Equation) -> None:
     if type(form) is View:
         ctx.define(out, View(out.type, form.buffer, form.offset, tuple([form.strides[p] for p in permutation])))
         return
+    assert isinstance(form, Lazy)  # one element was permuted above
     inverse = [0] * len(permutation)
     for k, p in enumerate(permutation):
         inverse[p] = k
@@ -250,6 +254,7 @@ def lower_slice(ctx: Context, eqn: Equation) -> None:
             ),
         )
         return
+    assert isinstance(form, Lazy)  # one element was permuted above
     ctx.define(out, indexed(out.type, form, lambda b, i: tuple([a + k * s for a, k, s in zip(starts, i, strides)])))
 
 
@@ -268,6 +273,7 @@ def lower_rev(ctx: Context, eqn: Equation) -> None:
         strides = tuple([-s if d in dimensions else s for d, s in enumerate(form.strides)])
         ctx.define(out, View(out.type, form.buffer, offset, strides))
         return
+    assert isinstance(form, Lazy)  # one element was permuted above
     ctx.define(
         out,
         indexed(
@@ -345,8 +351,11 @@ def divide(b: Builder, index: Index, divisor: int) -> tuple[Index, Value]:
     return affine(quotient), exact
 
 
-def choose(b: Builder, conditions: list[Value], on_true: Any, on_false: Any) -> Scalar:
-    """The first value where all conditions hold; each is computed only where it is chosen, since it may read out of bounds."""
+def choose(b: Builder, conditions: list[Value], on_true: Any, on_false: Any, late: bool = False) -> Scalar:
+    """The first value where all conditions hold; it is computed only where it is chosen, since it may read out of bounds.
+
+    late: so is the second.
+    """
     condition = None
     for c in conditions:
         if c.is_const:
@@ -356,15 +365,17 @@ def choose(b: Builder, conditions: list[Value], on_true: Any, on_false: Any) -> 
         condition = c if condition is None else b.op("and", "i1", condition, c)
     if condition is None:
         return on_true()
-    otherwise = on_false()
+    otherwise = None if late else on_false()
+    pairs: list[bool] = []
 
     def pack(value: Scalar) -> list[Value]:
+        pairs.append(type(value) is tuple)
         return list(value) if type(value) is tuple else [value]
 
-    results = b.switch(condition, [lambda: pack(on_true()), lambda: pack(otherwise)])
+    results = b.switch(condition, [lambda: pack(on_true()), lambda: pack(on_false() if late else otherwise)])
     for r in results:
         r.level = b.level
-    return tuple(results) if type(otherwise) is tuple else results[0]
+    return tuple(results) if pairs[0] else results[0]
 
 
 def lower_concatenate(ctx: Context, eqn: Equation) -> None:
@@ -385,11 +396,53 @@ def lower_concatenate(ctx: Context, eqn: Equation) -> None:
         ctx.define(out, Scalars(t, [elements[k] for k in order]))
         return
     pieces = [(a, f) for a, f in zip(eqn.inputs, forms) if a.type.size]
+    if not pieces:
+        ctx.define(out, ctx.temporary(t))
+        return
     if len(pieces) == 1:
         form = pieces[0][1]
         ctx.define(out, form if type(form) is not View else View(t, form.buffer, form.offset, form.strides))
         return
+    trailing = prod(t.shape[axis:])
+    last = all(n == 1 for n in t.shape[axis + 1 :])
+    if trailing <= UNROLLED or (last and len(pieces) <= SPLIT_PIECES and out not in ctx.targets and _cheap(pieces)):
+        ctx.define(out, _side_by_side(ctx, t, pieces, axis))
+        return
     ctx.define(out, joined(ctx, out, pieces, axis))
+
+
+SPLIT_PIECES = 3
+"""So many pieces along the last axis become ranges of the loop of whoever reads them."""
+
+
+def _cheap(pieces: list[Any]) -> bool:
+    return all(not isinstance(f, Lazy) or f.cost <= CHEAP for _, f in pieces)
+
+
+def _side_by_side(ctx: Context, t: ArrayType, pieces: list[Any], axis: int) -> Lazy:
+    """Pieces next to each other as one lazy value: which of them is read is known where the loop is unrolled or split."""
+    forms = [(a.type.shape[axis], ctx.readable(f)) for a, f in pieces]
+    leaves: dict[Any, int] = {POSITION: OTHER}
+    for _, f in forms:
+        for leaf, how in leaves_of(f).items():
+            add_leaf(leaves, leaf, combine(OTHER, how))
+
+    def evaluate(b: Builder, indices: Indices) -> Scalar:
+        def from_piece(k: int, start: int) -> Scalar:
+            n, form = forms[k]
+
+            def here() -> Scalar:
+                return read(b, form, (*indices[:axis], indices[axis] - start, *indices[axis + 1 :]))
+
+            if k == len(forms) - 1:
+                return here()
+            return choose(b, [b.less(indices[axis], start + n)], here, lambda: from_piece(k + 1, start + n), late=True)
+
+        return from_piece(0, 0)
+
+    cost = 1 + max(f.cost if isinstance(f, Lazy) else 1 for _, f in forms)
+    depth = 1 + max(f.depth if isinstance(f, Lazy) else 0 for _, f in forms)
+    return Lazy(t, evaluate, leaves, cost, depth)
 
 
 def joined(ctx: Context, var: Any, pieces: list[Any], axis: int) -> View:

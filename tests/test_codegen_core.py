@@ -552,3 +552,31 @@ def test_powers_known_now_have_the_meaning_of_pow(power: float) -> None:
     x = np.array([0.0, -0.0, 1.0, -1.0, np.inf, -np.inf, np.nan, 0.3, 4.0, 1e-30, 1e30, -2.0])
     check(lambda x: [ops.pow(x, np.float64(power))], x)
     check(lambda x: [ops.pow(x, np.float32(power))], x.astype(np.float32))
+
+
+@pytest.mark.parametrize("permutation", [(1, 0, 2), (0, 2, 1), (2, 0, 1), (2, 1, 0), (1, 2, 0)], ids=str)
+def test_transpositions_are_walked_in_tiles(permutation: tuple[int, ...]) -> None:
+    for shape in ((65, 70, 67), (64, 5, 128)):
+        x = draw(*shape)
+        check(lambda x: [ops.mul(ops.transpose(x, permutation), 2.0)], x)
+        check(lambda x: [ops.add(ops.transpose(x, permutation), ops.exp(ops.transpose(x, permutation)))], x)
+
+
+def test_pieces_side_by_side_are_read_where_they_are() -> None:
+    def f(x: Any) -> Any:
+        rolled = ops.concatenate([ops.slice(x, (0, 30), (20, 37)), ops.slice(x, (0, 0), (20, 30))], 1)
+        pairs = ops.concatenate([ops.reshape(x, (20, 37, 1)), ops.reshape(ops.sin(x), (20, 37, 1))], 2)
+        return [ops.add(rolled, x), pairs, ops.reduce_sum(pairs, (1,)), ops.reduce_max(rolled, (1,))]
+
+    check(f, draw(20, 37))
+    z = draw(20, 37, dtype=np.complex64)
+    check(lambda x: [ops.neg(ops.concatenate([x, ops.slice(x, (0, 1), (20, 9))], 1))], z)
+
+
+@pytest.mark.parametrize("target", [np.int8, np.uint8, np.int32, np.uint32, np.int64, np.uint64], ids=lambda t: t.__name__)
+def test_floats_saturate_when_they_become_integers(target: Any) -> None:
+    limits = np.iinfo(target)
+    values = [0.0, -0.9, 0.9, 1.5, -1.0, -1.5, 127.5, 128.0, 255.9, 256.0, np.inf, -np.inf, np.nan, 1e30, -1e30]
+    values += [float(limits.max), float(limits.min), 2.0 * limits.max, limits.max / 2, limits.min / 2]
+    for dtype in (np.float32, np.float64):
+        check(lambda x: [ops.convert_element_type(x, target)], np.array(values, dtype))
