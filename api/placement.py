@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from tracegrad.ir.array import Array
-from tracegrad.numpy import asarray
+from tracegrad.numpy.creation import asarray
 from tracegrad.runtime.array import ArrayImpl
 from tracegrad.runtime.devices import CPU, CpuDevice, SingleDeviceSharding
 from tracegrad.tracer.pytree import tree_leaves, tree_map

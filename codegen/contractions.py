@@ -6,6 +6,7 @@ stride pattern of BLAS fits. A product of vectors is a reduction like any other 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from itertools import product
 from math import prod
@@ -17,7 +18,7 @@ from tracegrad.codegen import scalars
 from tracegrad.codegen.builder import Builder
 from tracegrad.codegen.elementwise import lazy_map, waits
 from tracegrad.codegen.library import blas_symbol
-from tracegrad.codegen.loop_ir import Index
+from tracegrad.codegen.loop_ir import Index, Value
 from tracegrad.codegen.nests import Space, open_loops
 from tracegrad.codegen.reductions import Reduction, combine, flatten, identity, tree, unflatten
 from tracegrad.codegen.structural import _reshaped_strides
@@ -37,7 +38,7 @@ from tracegrad.codegen.values import (
     store,
 )
 from tracegrad.ir.contractions import accumulation_dtype, dot_general_p
-from tracegrad.ir.program import Equation
+from tracegrad.ir.program import Atom, Equation
 from tracegrad.ir.types import ArrayType
 
 if TYPE_CHECKING:
@@ -177,6 +178,8 @@ def _as_reduction(ctx: Context, out: Any, left: Form, right: Form, dims: Any, dt
             return form
         if type(form) is View:
             return View(t, form.buffer, form.offset, tuple(form.strides[d] for d in axes))
+        if type(form) is Scalars:
+            return Scalars(t, form.elements)
         from tracegrad.codegen.structural import indexed
 
         rank = len(form.type.shape)
@@ -232,7 +235,7 @@ def _as_lazy(ctx: Context, left: Form, right: Form, ldims: Any, rdims: Any, dtyp
     return Lazy(t, evaluate, leaves, len(terms) * (cost + 2), depth + 1)
 
 
-def _arranged(ctx: Context, form: Form, batch: Any, rows: Any, columns: Any) -> View:
+def _arranged(ctx: Context, form: Atom | Form, batch: Any, rows: Any, columns: Any) -> View:
     """An operand as a matrix for every batch index: a view of memory with one stride for each of rows and columns."""
     view = ctx.view(form)
     order = (*batch, *rows, *columns)
@@ -364,7 +367,7 @@ def _gemm_block(
     trans_a, lda, pa = _operand(b, a)
     trans_c, ldc, pc = _operand(b, c)
     scalars_each = 2 if dtype.kind == "c" else 1
-    number = lambda value: b.constant_pointer("i32", value)
+    number: Callable[[int], Value] = lambda value: b.constant_pointer("i32", value)
     b.call(
         blas_symbol("gemm", dtype),
         [
@@ -403,7 +406,7 @@ def _gemv(ctx: Context, a: View, c: View, target: View) -> None:
         vector, step = dense, 1
     matrix = blas_ready(ctx, matrix)
     m, k = matrix.type.shape
-    number = lambda value: b.constant_pointer("i32", value)
+    number: Callable[[int], Value] = lambda value: b.constant_pointer("i32", value)
     count, each = _cut(ctx, m, m * k * 4, 64)
     sizes = tuple([min(each, m - t * each) for t in range(count)])
 
@@ -445,7 +448,10 @@ def _generated(ctx: Context, a: View, c: View, target: View) -> None:
     m, n = a.type.shape[0], c.type.shape[1]
     if n == 1 and m > 1 and not _contiguous(a)[1]:
         # column vectors as rows, so that the contiguous dimension is the inner one
-        turn = lambda v: View(v.type.update(shape=v.type.shape[::-1]), v.buffer, v.offset, v.strides[::-1])
+
+        def turn(v: View) -> View:
+            return View(v.type.update(shape=v.type.shape[::-1]), v.buffer, v.offset, v.strides[::-1])
+
         _generated(ctx, turn(c), turn(a), turn(target))
         return
     if n > 1 and _contiguous(c)[1] and target.type.dtype.kind != "c":

@@ -111,7 +111,7 @@ class Carry:
             if view is not None:
                 forms.append(view)
             elif t.size == 0:
-                forms.append(Lazy(t, lambda b, i, t=t: literal(b, t.dtype, t.dtype.type(0)), {}, 0))
+                forms.append(Lazy(t, lambda b, i, t=t: literal(b, t.dtype, t.dtype.type(0)), {}, 0))  # type: ignore[misc]
             else:
                 forms.append(Scalars(t, scalars[k : k + count]))
                 k += count
@@ -173,12 +173,12 @@ def finish_body(body: Context, carry: Carry, atoms: Sequence[Atom], places: Sequ
                 body.fill(target, form)
                 continue
         root = Root(view.type, as_lazy(body, form), target)
-        group = body.groups.get(view.type.shape)
-        if group is None or not group.accepts(root):
-            if group is not None:
-                body.flush(group)
-            group = body.groups[view.type.shape] = Group(view.type.shape, body)
-        group.add(root)
+        found = body.groups.get(view.type.shape)
+        if found is None or not found.accepts(root):
+            if found is not None:
+                body.flush(found)
+            found = body.groups[view.type.shape] = Group(view.type.shape, body)
+        found.add(root)
     body.flush_all()
     for view, form in after:
         body.fill(view, _current(form))
@@ -219,8 +219,8 @@ def lower_scan(ctx: Context, eqn: Equation) -> None:
     outs = eqn.outputs
     stacked = [ctx.allocate(v) for v in outs[n:]]
     stacked = [v if v.is_dense else ctx.temporary(v.type) for v in stacked]
-    for v in stacked:
-        ctx.before_overwrite(v.buffer)
+    for place in stacked:
+        ctx.before_overwrite(place.buffer)
     carry = Carry(ctx, carry_atoms, outs[:n], _buffers(consts) | _buffers(xs))
     if length == 0:
         _define_carry(ctx, carry, outs[:n], carry.inits)
@@ -359,7 +359,7 @@ def lower_cond(ctx: Context, eqn: Equation) -> None:
 
     def branch(program: Program) -> Any:
         def emit() -> list[Value]:
-            targets = {}
+            targets: dict[Var, View] = {}
             for a, place in zip(program.outputs, places):
                 if place is not None and isinstance(a, Var) and a not in program.inputs:
                     targets.setdefault(a, place)

@@ -384,8 +384,8 @@ class _Convolution:
         k, channels = self.k, self.batch
         x_strides = _strides((self.features, *[a.size for a in self.axes], channels))
         w_strides = _strides((self.fan_in, *[a.window for a in self.axes], channels))
-        with k.loop(0, self.positions * channels) as i:
-            result[i] = k.number(0, self.dtype)
+        with k.loop(0, self.positions * channels) as e:
+            result[e] = k.number(0, self.dtype)
         with k.loops(self.fan_in, *[a.window for a in self.axes]) as index:
             at_x, at_w = index[0] * x_strides[0], index[0] * w_strides[0]
             for i, (p, a) in enumerate(zip(index[1:], self.axes, strict=True)):
@@ -485,8 +485,8 @@ class _Convolution:
                 for j in range(run):
                     patches[at_p + j] = x[at_x + j]
             else:
-                with k.loop(0, run) as j:
-                    patches[at_p + j] = x[at_x + j]
+                with k.loop(0, run) as e:
+                    patches[at_p + e] = x[at_x + e]
 
     def _product(self, a: Buffer, b: Buffer, c: Buffer, rows: Any, depth: Any, accumulate: Any, pieces: bool = False) -> None:
         """c (rows x group_out, in rows of fan_out) = a b; a is (rows, depth), or (depth, rows) for columns.

@@ -10,7 +10,7 @@ import numpy as np
 
 from tracegrad.codegen.kernel import Buffer, Kernel, Value, compute_type
 
-_REAL = {"float": np.dtype(np.float32), "double": np.dtype(np.float64)}
+_REAL: dict[str, np.dtype] = {"float": np.dtype(np.float32), "double": np.dtype(np.float64)}
 
 
 def real_dtype(dtype: Any) -> np.dtype:

@@ -382,14 +382,13 @@ class Writer:
             self.names[v] = pointer
         elif op == "table":
             kind, numbers = v.attr
-            name = self.globals.get(v.attr)
-            if name is None:
+            if v.attr not in self.globals:
                 elements = ", ".join(f"{TYPES[kind]} {n}" for n in numbers)
                 count = len(self.globals)
                 self.globals[v.attr] = (
                     f"@tgk.{count} = private unnamed_addr constant [{len(numbers)} x {TYPES[kind]}] [{elements}]"
                 )
-                name = self.globals[v.attr]
+            name = self.globals[v.attr]
             add(f"  {out} = getelementptr inbounds {TYPES[kind]}, ptr {name.split(' ')[0]}, i64 {self.ref(args[0])}")
         else:
             raise NotImplementedError(f"the loop-level operation {op!r} has no LLVM text")

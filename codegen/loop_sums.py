@@ -82,8 +82,8 @@ def _after_loop(eqn: Equation) -> list[Equation] | None:
         if left is None or right is None:
             continue
         (lc, rc), (lb, rb) = found.params["dimension_numbers"]
-        up = lambda dims: tuple([d + 1 for d in dims])
-        numbers = (((0, *up(lc)), (0, *up(rc))), (up(lb), up(rb)))
+        lc, rc, lb, rb = ([d + 1 for d in dims] for dims in (lc, rc, lb, rb))  # behind the axis of time
+        numbers = (((0, *lc), (0, *rc)), (tuple(lb), tuple(rb)))
         total = Var(found.outputs[0].type)
         after.append(Equation(dot_general_p, (left, right), (total,), {**found.params, "dimension_numbers": numbers}, eqn.source))
         after.append(Equation(add_p, (eqn.inputs[nc + k], total), (eqn.outputs[k],), {}, eqn.source))

@@ -225,11 +225,8 @@ class Context:
 
     def define(self, var: Var, form: Form) -> None:
         """Bind a value; a lazy one that would be computed too often becomes a root."""
-        kind = type(form)
-        if kind is Lazy:
-            if var in self.late:
-                pass
-            elif (
+        if type(form) is Lazy and var not in self.late:
+            if (
                 var in self.targets
                 or form.cost > LAZY_COST
                 or form.depth > LAZY_DEPTH

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from tracegrad.codegen.builder import Builder
@@ -16,12 +17,14 @@ from tracegrad.ir.random import PARITY, ROTATIONS, key_unwrap_p, key_wrap_p, thr
 if TYPE_CHECKING:
     from tracegrad.codegen.lower import Context
 
+Op = Callable[[Value, Value], Value]
+
 
 def encipher(b: Builder, args: list[Value]) -> tuple[Value, Value]:
     """The 20 rounds, on 32-bit words."""
     k0, k1, x0, x1 = args
-    add = lambda p, q: b.op("add", "i32", p, q)
-    xor = lambda p, q: b.op("xor", "i32", p, q)
+    add: Op = lambda p, q: b.op("add", "i32", p, q)
+    xor: Op = lambda p, q: b.op("xor", "i32", p, q)
     keys = (k0, k1, xor(xor(k0, k1), b.const("i32", PARITY)))
     y0, y1 = add(x0, k0), add(x1, k1)
     for block in range(5):

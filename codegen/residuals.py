@@ -126,8 +126,7 @@ def _thin_out(scan: _Scan, readers: dict[Var, list[Any]]) -> bool:
         gone = set(group)
         inner_of = {v: a for v, a in scan.ys if v in gone}
         scan.ys = [(v, a) for v, a in scan.ys if v not in gone]
-        targets = {id(t): t for v in group for t in readers[v]}
-        for target in targets.values():
+        for target in {id(t): t for v in group for t in readers[v]}.values():
             for outer in _compute_there(target, {v: recipes[v] for v in group}, inner_of, arrays):
                 if isinstance(outer, Var) and not any(t is target for t in readers.setdefault(outer, [])):
                     readers[outer].append(target)
@@ -225,7 +224,10 @@ def _compute_there(target: _Scan, recipes: dict[Var, _Recipe], inner_of: dict[Va
                 first.append(Equation(e.primitive, [copied(a) for a in e.inputs], (made,), e.params, e.source))
                 env[e.outputs[0]] = made
         slices[v] = copied(inner_of[stacked])
-    there = lambda a: slices.get(a, a) if isinstance(a, Var) else a
+
+    def there(a: Atom) -> Atom:
+        return slices.get(a, a) if isinstance(a, Var) else a
+
     target.equations = first + [q.replace(inputs=[there(a) for a in q.inputs]) for q in target.equations]
     target.carried = [(v, there(a)) for v, a in target.carried]
     target.ys = [(v, there(a)) for v, a in target.ys]

@@ -82,7 +82,8 @@ def decode(k: Kernel, key: Value, dtype: np.dtype) -> Value:
 
 def _computed(dtype: np.dtype) -> np.dtype:
     """The dtype that elements (one part of them, if complex) are computed in."""
-    return {"float": np.dtype(np.float32), "double": np.dtype(np.float64)}.get(compute_type(dtype), dtype)
+    known: dict[str, np.dtype] = {"float": np.dtype(np.float32), "double": np.dtype(np.float64)}
+    return known.get(compute_type(dtype), dtype)
 
 
 def _part(x: Any, imaginary: bool) -> Value:
@@ -333,7 +334,7 @@ def _select_largest(
 
                     k.if_else(before.ugt(key), shift, lambda: searching.set(0))
 
-                k.if_else(p > 0, move, lambda s=searching: s.set(0))
+                k.if_else(p > 0, move, lambda s=searching: s.set(0))  # type: ignore[misc]
             best[place.get()] = key
             indices[place.get()] = e.cast("i32")
             held.set(full.select(held.get(), held.get() + 1))

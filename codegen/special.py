@@ -97,14 +97,14 @@ def zeta(k: Kernel, s: Value, q: Value) -> Value:
             total.add(b * w / (s - 1.0))
             total.add(b * -0.5)
             rising = k.var("double", 1.0)
-            power = k.var("double", b)
+            powers = k.var("double", b)
             for j, bernoulli in enumerate(_BERNOULLI):
                 # B_2j / (2j)! s (s+1) ... (s+2j-2) a^(-s-2j+1)
                 rising.set(rising.get() * (s + float(2 * j)))
-                power.set(power.get() / w)
-                total.add(rising.get() * power.get() * (bernoulli / factorial(2 * j + 2)))
+                powers.set(powers.get() / w)
+                total.add(rising.get() * powers.get() * (bernoulli / factorial(2 * j + 2)))
                 rising.set(rising.get() * (s + float(2 * j + 1)))
-                power.set(power.get() / w)
+                powers.set(powers.get() / w)
         result.set(q.eq(np.inf).select(k.value(0.0, "double"), total.get()))
 
     def at_most_one() -> None:

@@ -10,7 +10,7 @@ The scalar of a complex tensor is a pair of values; float16 and bfloat16 are flo
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, final
 
 import numpy as np
 
@@ -56,6 +56,7 @@ POSITION = "position"
 """The leaf of values that depend on where an element is, whatever memory they read."""
 
 
+@final
 class Scalars:
     """A tensor in registers: `elements` in row-major order."""
 
@@ -67,6 +68,7 @@ class Scalars:
         self.spilled: Any = None  # (view, scope): where it was stored, as long as that scope is open
 
 
+@final
 class View:
     """A tensor in memory: element (i, j, ...) is at `offset + i * strides[0] + j * strides[1] + ...`, counted in elements."""
 
@@ -144,7 +146,7 @@ class Root:
     def __init__(self, type: ArrayType, lazy: Lazy, target: View | None, reduction: Any = None):
         self.type = type
         self.lazy = lazy
-        self.target = target
+        self.target: Any = target  # a View; None only for a reduction
         self.reduction = reduction
         self.group: Any = None
         self.value: Any = None
@@ -179,10 +181,9 @@ def dense_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 def leaves_of(value: Form) -> dict[Any, int]:
     """The memory that a value reads; roots that have been computed count as the memory they are in."""
-    kind = type(value)
-    if kind is View:
+    if type(value) is View:
         return {value.buffer: IDENTICAL if value.is_dense else OTHER}
-    if kind is Scalars:
+    if type(value) is Scalars:
         return {POSITION: OTHER} if len(value.elements) > 1 else {}
     leaves = value.leaves
     for leaf in leaves:
@@ -225,10 +226,9 @@ def level_of(scalar: Scalar) -> int:
 
 def read(b: Builder, value: Form, indices: Indices) -> Scalar:
     """The scalar of `value` at an index."""
-    kind = type(value)
-    if kind is View:
+    if type(value) is View:
         return load(b, value.buffer, value.position(indices))
-    if kind is Scalars:
+    if type(value) is Scalars:
         if len(value.elements) == 1:
             return value.elements[0]
         position: Index = 0

@@ -116,15 +116,15 @@ def _reduce_axis(
                     if first < last:
                         along(j, first, last)
             else:
-                with k.loop(0, w) as j:
-                    # c * s + j * wd - lo within 0..n-1; the shift keeps the dividends positive
+                with k.loop(0, w) as at:
+                    # c * s + at * wd - lo within 0..n-1; the shift keeps the dividends positive
                     shift = (w * wd + abs(lo) + n) * s
-                    first = ((lo - j * wd) + (shift + s - 1)) // s - shift // s
-                    last = ((n - 1 + lo - j * wd) + shift) // s - shift // s + 1
-                    along(j, (first > 0).select(first, 0), (last < count).select(last, count))
+                    low = ((lo - at * wd) + (shift + s - 1)) // s - shift // s
+                    high = ((n - 1 + lo - at * wd) + shift) // s - shift // s + 1
+                    along(at, (low > 0).select(low, 0), (high < count).select(high, count))
         else:
-            with k.loop(0, count) as c, k.loop(0, w) as j:
-                position = c * s + (j * wd - lo)
+            with k.loop(0, count) as c, k.loop(0, w) as at:
+                position = c * s + (at * wd - lo)
                 inside = (position >= 0) & (position < dilated_size(n, b))
                 if b > 1:
                     inside = inside & (position % b).eq(0)

@@ -61,7 +61,7 @@ class DerivativeRule(Reference):
         self.jvp = jvp
         self.fwd = fwd
         self.bwd = bwd
-        self.options = options
+        self.options: dict[Any, Any] = options
 
 
 class CallbackRef(Reference):

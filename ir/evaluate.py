@@ -6,7 +6,7 @@ program's equations under the current interpreter, which is how passes from prog
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -58,6 +58,6 @@ def _read(env: dict[Var, Any], atom: Atom) -> Any:
     return atom.value if isinstance(atom, Literal) else env[atom]
 
 
-def substitute(eqn: Equation, env: dict[Var, Atom]) -> tuple[Atom, ...]:
+def substitute(eqn: Equation, env: Mapping[Var, Atom]) -> tuple[Atom, ...]:
     """The equation's inputs with variables replaced as `env` says."""
     return tuple([env.get(a, a) if isinstance(a, Var) else a for a in eqn.inputs])

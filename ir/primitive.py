@@ -65,7 +65,7 @@ class Primitive:
         """The rule of this kind; raises NotImplementedError that names the primitive when there is none."""
         rule = self.rules.get(kind)
         if rule is None:
-            raise NotImplementedError(f"the primitive {self.name!r} has no {kind} rule")
+            raise NotImplementedError(f"the primitive {self.name!r} has no {kind} rule; give it one with define({kind}=...)")
         if isinstance(rule, Declined):
             raise NotImplementedError(f"the {kind} rule of {self.name!r} does not exist: {rule.reason}")
         return rule

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, final
 
 import numpy as np
 
@@ -43,6 +43,7 @@ class Var:
         return f"%{self.name or format(id(self), 'x')}: {self.type}"
 
 
+@final
 class Literal:
     """A scalar known when the program was made. `value` is a NumPy scalar of the type's dtype."""
 

@@ -501,7 +501,7 @@ def associative_scan(fn: Callable[[Any, Any], Any], elems: Any, reverse: bool = 
         leaves = [ops.rev(x, (a,)) for x, a in zip(leaves, axes)]
 
     def combine(a: list[Any], b: list[Any]) -> list[Any]:
-        return cast(list[Any], tree_flatten(fn(tree_unflatten(tree, a), tree_unflatten(tree, b)))[0])
+        return tree_flatten(fn(tree_unflatten(tree, a), tree_unflatten(tree, b)))[0]
 
     out = _prefixes(combine, leaves, axes, sizes.pop())
     if reverse:

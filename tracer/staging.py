@@ -84,7 +84,7 @@ class Staging:
         """The atom that stands for a value: a variable of this program, a literal, or a captured value's variable."""
         if isinstance(x, Tracer):
             if x.interpreter is self:
-                return x.variable  # type: ignore[attr-defined,no-any-return]
+                return x.variable  # type: ignore[attr-defined]
             if getattr(x.interpreter, "closed", False):
                 raise errors.escaped_tracer_error(x)
             return self._capture(x, x.aval)

@@ -49,7 +49,7 @@ class Tracer(Array):
 
     def __index__(self) -> int:
         value = self.concrete(errors.TracerIntegerConversionError)
-        return value.__index__()  # type: ignore[no-any-return]
+        return value.__index__()
 
     def __array__(self, *args: Any, **kwargs: Any) -> Any:
         return self.concrete(errors.TracerArrayConversionError).__array__(*args, **kwargs)
@@ -64,7 +64,7 @@ class Tracer(Array):
         return self.concrete(errors.ConcretizationTypeError).tolist()
 
     def tobytes(self, order: str = "C") -> bytes:
-        return self.concrete(errors.TracerArrayConversionError).tobytes(order)  # type: ignore[no-any-return]
+        return self.concrete(errors.TracerArrayConversionError).tobytes(order)
 
     def block_until_ready(self) -> Tracer:
         return self

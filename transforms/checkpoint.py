@@ -105,7 +105,7 @@ def _reference(policy: Policy | None) -> str | PolicyRef:
 
 
 def _policy(reference: str | PolicyRef) -> Policy:
-    return getattr(checkpoint_policies, reference) if isinstance(reference, str) else reference.function  # type: ignore[no-any-return]
+    return getattr(checkpoint_policies, reference) if isinstance(reference, str) else reference.function
 
 
 def checkpoint_name(x: Any, name: str) -> Any:

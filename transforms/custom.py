@@ -68,7 +68,7 @@ class _Custom:
 
     def __init__(self, fun: Callable[..., Any], nondiff_argnums: Sequence[int] = (), nondiff_argnames: Sequence[str] = ()):
         check_callable(fun, self.what)
-        functools.update_wrapper(self, fun, updated=())  # type: ignore[arg-type]
+        functools.update_wrapper(self, fun, updated=())
         self.fun = fun
         self.__name__ = name_of(fun)
         if isinstance(nondiff_argnums, int):
@@ -88,7 +88,7 @@ class _Custom:
         return [order.index(name) for name in names]
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} does not say how it is called; use custom_jvp or custom_vjp")
 
     def __get__(self, instance: Any, owner: Any = None) -> Any:
         return self if instance is None else functools.partial(self, instance)
@@ -142,7 +142,7 @@ class _Custom:
         return known
 
     def _make(self, in_tree: TreeDef, nondiff: tuple[Any, ...], n: int) -> _Application:
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} does not say how it is applied; use custom_jvp or custom_vjp")
 
 
 class _Application:

@@ -65,11 +65,11 @@ class _Applied:
         self.rules = {"linearize": self.linearize} if primitive is custom_vjp_call_p else {}
 
     def rule(self, kind: str) -> Callable[..., Any]:
-        return getattr(self, kind)  # type: ignore[no-any-return]
+        return getattr(self, kind)
 
     def jvp(self, primals: Sequence[Any], tangents: Sequence[Any]) -> tuple[Any, Any]:
         if self.primitive is custom_jvp_call_p:
-            return self.custom_rule.jvp(primals, tangents)  # type: ignore[misc,no-any-return]
+            return self.custom_rule.jvp(primals, tangents)  # type: ignore[misc]
         return _vjp_call_jvp(primals, tangents, rule=self.custom_rule)
 
     def linearize(self, nonzero: Sequence[bool], primals: Sequence[Any]) -> tuple[Any, Any, Any]:
@@ -93,7 +93,7 @@ def without_captured(rule: DerivativeRule, n: int) -> DerivativeRule:
         return rule
     known = rule.options.get(("captured", n))
     if known is not None:
-        return known  # type: ignore[no-any-return]
+        return known
     name = rule.name.rpartition("_")[0]
 
     def refuse(nonzero: Sequence[bool]) -> None:
@@ -128,7 +128,7 @@ def batched(primitive: Primitive, rule: DerivativeRule, axis: Axis, dims: tuple[
     if made is None:
         make = _batched_jvp if primitive is custom_jvp_call_p else _batched_vjp
         made = rule.options[key] = make(rule, axis, dims)
-    return made  # type: ignore[no-any-return]
+    return made
 
 
 def _unbatched(t: ArrayType, dim: int | None) -> ArrayType:
@@ -202,7 +202,7 @@ def _gathered(ct: Any, dim: int | None, to: int | None, axis: Axis) -> Any:
 
 
 def _jvp_call_jvp(primals: Sequence[Any], tangents: Sequence[Any], *, program: Program, rule: DerivativeRule) -> tuple[Any, Any]:
-    return rule.jvp(primals, tangents)  # type: ignore[misc,no-any-return]
+    return rule.jvp(primals, tangents)  # type: ignore[misc]
 
 
 def _define_call(prim: Primitive) -> None:

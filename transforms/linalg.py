@@ -255,8 +255,8 @@ def _eigenvectors_dot(v: Any, dual: Any, w: Any, moved: Any) -> Any:
 def _eig_jvp(primals: Sequence[Any], tangents: Sequence[Any], *, compute_left: bool, compute_right: bool) -> Pair:
     (a,), (a_dot,) = primals, tangents
     if is_zero(a_dot):
-        outs = bind(la.eig_p, a, compute_left=compute_left, compute_right=compute_right)
-        return outs, _zeros_like(outs)
+        plain = bind(la.eig_p, a, compute_left=compute_left, compute_right=compute_right)
+        return plain, _zeros_like(plain)
     w, left, right = bind(la.eig_p, a, compute_left=True, compute_right=True)
     t = type_of(right)
     # Row i of the inverse of the matrix of right eigenvectors is the left eigenvector i, scaled.
@@ -265,7 +265,8 @@ def _eig_jvp(primals: Sequence[Any], tangents: Sequence[Any], *, compute_left: b
     if type_of(a_dot).dtype != t.dtype:
         a_dot = ops.convert_element_type(a_dot, t.dtype)
     moved = matmul(a_dot, right)
-    outs, dots = [w], [ops.reduce_sum(ops.mul(dual, moved), (t.ndim - 2,))]
+    outs = [w]
+    dots = [ops.reduce_sum(ops.mul(dual, moved), (t.ndim - 2,))]
     if compute_left:
         # Left eigenvectors are right ones of the adjoint, whose eigenvalues are the conjugates.
         left_dual = ops.div(ops.conj(right), _columns(ops.conj(overlap), t.shape))

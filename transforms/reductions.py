@@ -243,8 +243,7 @@ def _batch_reduce(axis: Any, args: Sequence[Any], dims: Dims, *, body: Program, 
         operands = [at_dim(x, d, 0, axis.size) for x, d in zip(args[:n], dims[:n])]
         shape = tuple(m for d, m in enumerate(type_of(operands[0]).shape) if d - 1 not in axes)
         inits = [x if d is None else ops.broadcast_in_dim(x, shape, (0,)) for x, d in zip(args[n:], dims[n:])]
-        outs = _reduce_by_halving(body, operands, inits, shifted(axes, 0))
-        return outs, [0] * n
+        return _reduce_by_halving(body, operands, inits, shifted(axes, 0)), [0] * n
     operands, dim = align(axis, args[:n], dims[:n])
     outs = ops.reduce(operands, args[n:], body, shifted(axes, dim))
     return outs, [dim - sum(a < dim for a in axes)] * n

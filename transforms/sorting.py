@@ -25,11 +25,11 @@ def _sort_jvp(primals: Sequence[Any], tangents: Sequence[Any], *, dimension: int
         outs = ops.sort(*primals, dimension=dimension, is_stable=is_stable, num_keys=num_keys)
         return outs, [Zero(tangent_type(type_of(x))) for x in outs]
     places = ops.broadcasted_iota(np.int32, type_of(primals[0]).shape, dimension)
-    *outs, order = ops.sort(*primals, places, dimension=dimension, is_stable=is_stable, num_keys=num_keys)
+    *values, order = ops.sort(*primals, places, dimension=dimension, is_stable=is_stable, num_keys=num_keys)
     moved = [
-        Zero(tangent_type(type_of(x))) if is_zero(t) else take_along_axis(t, order, dimension) for x, t in zip(outs, tangents)
+        Zero(tangent_type(type_of(x))) if is_zero(t) else take_along_axis(t, order, dimension) for x, t in zip(values, tangents)
     ]
-    return outs, moved
+    return values, moved
 
 
 def _top_k_jvp(primals: Sequence[Any], tangents: Sequence[Any], *, k: int) -> Pair:

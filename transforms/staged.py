@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -141,6 +141,7 @@ def finish_split(
             constants.append(Constant(var, concrete_constant(var, x)))
             continue
         atom = known.atom(x)
+        assert type(atom) is Var  # a tracer, so not a literal
         if atom in first:
             shared[var] = first[atom]
             continue
@@ -183,7 +184,7 @@ def _remade(free: dict[Var, Equation], needed: dict[Var, Var]) -> list[Equation]
     return [e.replace(inputs=substitute(e, names), outputs=[names[v] for v in e.outputs]) for e in reversed(kept)]
 
 
-def renamed(program: Program, names: dict[Var, Atom]) -> Program:
+def renamed(program: Program, names: Mapping[Var, Atom]) -> Program:
     """The program reading other atoms in place of some variables."""
     equations = [e.replace(inputs=substitute(e, names)) for e in program.equations]
     outputs = [names.get(a, a) if type(a) is Var else a for a in program.outputs]

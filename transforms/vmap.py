@@ -62,7 +62,7 @@ def vmap(
         shapes = [leaf_type("vmap", names, i, x).shape for i, x in enumerate(leaves)]
         dims = [d if d is None else _axis_of(names, i, d, s) for i, (d, s) in enumerate(zip(dims, shapes))]
         size = _size(names, shapes, dims, axis_size)
-        out_tree = None
+        out_tree: Any = None
 
         def flat(*xs: Any) -> list[Any]:
             nonlocal out_tree

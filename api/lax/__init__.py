@@ -53,7 +53,7 @@ def platform_dependent(*args: Any, default: Callable[..., Any] | None = None, **
     """The function for this platform, the CPU, applied to the arguments."""
     function = per_platform.get("cpu", default)
     if function is None:
-        raise NotImplementedError("platform_dependent: there is no function for 'cpu' and no default")
+        raise NotImplementedError("platform_dependent: there is no function for 'cpu' and no default; pass cpu= or default=")
     return function(*args)
 
 

@@ -101,7 +101,9 @@ def lu_pivots_to_permutation(pivots: Any, permutation_size: int) -> Any:
 def qr(x: Any, *, pivoting: bool = False, full_matrices: bool = True, use_magma: bool | None = None) -> Any:
     """q with orthonormal columns and upper triangular r, x = q r."""
     if pivoting:
-        raise NotImplementedError("qr with pivoting is not supported")
+        raise NotImplementedError(
+            "qr with pivoting is not supported; leave pivoting=False, or call SciPy's qr through pure_callback"
+        )
     q, r = ops.qr(matrix("qr", x), full_matrices)
     return q, r
 
@@ -190,7 +192,9 @@ def schur(
 ) -> tuple[Any, Any]:
     """The Schur form t and the unitary z with x = z t z^H."""
     if sort_eig_vals:
-        raise NotImplementedError("schur: sorting the eigenvalues is not supported")
+        raise NotImplementedError(
+            "schur: sorting the eigenvalues is not supported; leave sort_eig_vals=False, or call SciPy's schur through pure_callback"
+        )
     t, z = ops.schur(matrix("schur", x))
     return t, z
 

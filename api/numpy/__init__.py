@@ -6,6 +6,8 @@ Importing it gives arrays their operators and methods.
 # ruff: noqa: F401, F405
 from __future__ import annotations
 
+from typing import Any as _Any
+
 import numpy as _np
 
 from tracegrad.ir.array import Array as ndarray
@@ -26,6 +28,7 @@ from tracegrad.numpy.bits_and_text import (
     unpackbits,
 )
 from tracegrad.numpy.calculus import convolve, correlate, diff, ediff1d, gradient, interp, trapezoid
+from tracegrad.numpy.complex_numbers import *  # noqa: F403
 from tracegrad.numpy.contractions import (
     cross,
     dot,
@@ -134,6 +137,7 @@ from tracegrad.numpy.elementwise import *  # noqa: F403
 from tracegrad.numpy.functional import apply_along_axis, apply_over_axes, frompyfunc, ufunc, vectorize
 from tracegrad.numpy.functional import attach_methods as _attach_methods
 from tracegrad.numpy.grids import c_, index_exp, indices, ix_, meshgrid, mgrid, ogrid, r_, s_
+from tracegrad.numpy.logic import *  # noqa: F403
 from tracegrad.numpy.padding import pad
 from tracegrad.numpy.polynomials import (
     poly,
@@ -327,7 +331,7 @@ nan = _np.nan
 newaxis = None
 
 
-def isscalar(element: object) -> bool:  # type: ignore[valid-type]
+def isscalar(element: _Any) -> bool:  # type: ignore[valid-type]
     """Whether it is a number, or an array of no dimensions."""
     if hasattr(element, "__jax_array__"):
         element = element.__jax_array__()

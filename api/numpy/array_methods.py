@@ -103,7 +103,9 @@ def _view(self: Any, dtype: Any = None, type: Any = None) -> Any:
     from tracegrad.numpy.dtype_objects import canonical_dtype
 
     if type is not None:
-        raise NotImplementedError("`type` argument of array.view() is not supported.")
+        raise NotImplementedError(
+            "`type` argument of array.view() is not supported; pass a dtype, or convert with np.asarray(x).view(type=...)"
+        )
     if dtype is None:
         return self
     target = canonical_dtype("view", dtype)
@@ -114,7 +116,10 @@ def _view(self: Any, dtype: Any = None, type: Any = None) -> Any:
             raise ValueError(f"view: cannot view {self.dtype} as {target}")
         return self.astype(np.uint8).view(target) if self.dtype == np.dtype(bool) else ops.ne(self, self.dtype.type(0))
     if target.itemsize != self.dtype.itemsize or is_complex(target) or is_complex(self.dtype):
-        raise NotImplementedError(f"view between dtypes of different widths is not supported: {self.dtype} as {target}")
+        raise NotImplementedError(
+            f"view between dtypes of different widths is not supported: {self.dtype} as {target}; "
+            "lax.bitcast_convert_type changes the width of real dtypes, and .real and .imag are the parts of complex numbers"
+        )
     return ops.bitcast_convert_type(self, target)
 
 

@@ -74,7 +74,9 @@ def ediff1d(ary: Any, to_end: Any = None, to_begin: Any = None) -> Any:
 def gradient(f: Any, *varargs: Any, axis: Any = None, edge_order: int | None = None) -> Any:
     """Central differences along axes, one-sided at the ends."""
     if edge_order is not None:
-        raise NotImplementedError("jnp.gradient: the edge_order argument is not implemented")
+        raise NotImplementedError(
+            "jnp.gradient: the edge_order argument is not implemented; leave it out for one-sided first differences at the ends"
+        )
     (f,) = promote_inexact("gradient", as_array("gradient", f))
     axes = axis_indices("gradient", axis, len(shape_of(f)))
     if not axes:

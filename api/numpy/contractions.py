@@ -142,7 +142,7 @@ def inner(a: Any, b: Any, *, precision: Any = None, preferred_element_type: Any 
 def outer(a: Any, b: Any, out: None = None) -> Any:
     """The products of every element of a with every element of b, both flattened."""
     if out is not None:
-        raise NotImplementedError("outer: the argument out= is not supported, since arrays are immutable")
+        raise NotImplementedError("outer: the argument out= is not supported, since arrays are immutable; use the returned array")
     a, b = promote("outer", a, b)
     a, b = ravel(as_array("outer", a, "a")), ravel(as_array("outer", b, "b"))
     n, m = shape_of(a)[0], shape_of(b)[0]
@@ -245,7 +245,7 @@ def trace(a: Any, offset: Any = 0, axis1: int = 0, axis2: int = 1, dtype: Any = 
     from tracegrad.numpy.reductions import sum
 
     if out is not None:
-        raise NotImplementedError("trace: the argument out= is not supported, since arrays are immutable")
+        raise NotImplementedError("trace: the argument out= is not supported, since arrays are immutable; use the returned array")
     a = as_array("trace", a, "a")
     return sum(diagonal(a, offset, axis1, axis2), axis=-1, dtype=dtype)
 
@@ -339,9 +339,12 @@ def einsum(
 ) -> Any:
     """Einstein's summation: products of operands summed over the axes that the result lacks."""
     if out is not None:
-        raise NotImplementedError("einsum: the argument out= is not supported, since arrays are immutable")
+        raise NotImplementedError(
+            "einsum: the argument out= is not supported, since arrays are immutable; use the returned array"
+        )
     if not isinstance(subscripts, str):
-        subscripts, operands = _interleaved((subscripts, *operands))
+        subscripts, given = _interleaved((subscripts, *operands))
+        operands = tuple(given)
     arrays = [as_array("einsum", x, i) for i, x in enumerate(operands)]
     terms, result = _parse_subscripts(subscripts, arrays)
     values, dtype, _ = promote_values(arrays)
@@ -400,9 +403,9 @@ def _path(pending: Sequence[tuple[str, Any]], result: str, sizes: dict[str, int]
     if n <= 2 or optimize is False:
         return [(0, 1)] + [(0, n - 1 - k) for k in range(1, n - 1)]
     if isinstance(optimize, (list, tuple)):
-        pairs = [tuple(sorted(p)) for p in optimize if not isinstance(p, str)]
+        pairs: list[Any] = [tuple(sorted(p)) for p in optimize if not isinstance(p, str)]
         if all(len(p) == 2 for p in pairs):
-            return pairs  # type: ignore[return-value]
+            return pairs
     terms = [frozenset(t) for t, _ in pending]
     return _search_path(terms, frozenset(result), sizes)
 

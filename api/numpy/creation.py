@@ -12,7 +12,7 @@ from tracegrad.ir import dtypes, ops
 from tracegrad.ir.array import Array
 from tracegrad.ir.bind import is_eager, type_of
 from tracegrad.ir.checks import scalar_like
-from tracegrad.ir.types import is_inexact, is_key
+from tracegrad.ir.types import SHORT_NAMES, ArrayType, is_inexact, is_key
 from tracegrad.numpy.dtype_objects import canonical_dtype, optional_dtype
 from tracegrad.numpy.promotion import (
     BOOL,
@@ -111,7 +111,7 @@ def full(shape: Any, fill_value: Any, dtype: Any = None, *, device: Any = None, 
 def _like(name: str, a: Any, dtype: Any, shape: Any) -> tuple[tuple[int, ...], Any, bool]:
     """Shape, dtype and weakness of an array like `a`, which needs no more than shape and dtype itself."""
     if not isinstance(a, Array) and hasattr(a, "shape") and hasattr(a, "dtype"):
-        t = dtypes.ArrayType(tuple(a.shape), dtypes.canonicalize_dtype(a.dtype))
+        t = ArrayType(tuple(a.shape), dtypes.canonicalize_dtype(a.dtype))
     else:
         t = type_of(as_value(name, a))
     weak = t.weak and dtype is None
@@ -192,9 +192,9 @@ def _array(name: str, a: Any, dtype: Any, order: str | None, ndmin: int, copy: b
     elif a is None:
         raise ValueError(f"None is not a valid value for {name}.")
     elif isinstance(a, PYTHON_SCALARS):
-        t = type_of(a) if dtype is None or not isinstance(a, int) else None
-        weak = dtype is None and t is not None and t.weak
-        target = t.dtype if dtype is None else dtype
+        t = type_of(a) if dtype is None else None
+        weak = t is not None and t.weak
+        target = dtype if t is None else t.dtype
         out = stage(_converted(np.asarray(a), target) if not isinstance(a, int) else np.asarray(_python_int(a, target)), weak)
     else:
         out = stage(_numpy_array(name, a, dtype))
@@ -212,7 +212,7 @@ def _converted(x: np.ndarray, dtype: Any) -> np.ndarray:
 
     if x.dtype == dtype:
         return x
-    if x.dtype not in dtypes.SHORT_NAMES:
+    if x.dtype not in SHORT_NAMES:
         return x.astype(dtype)
     return convert_element_type_p.evaluate(x, new_dtype=dtype, weak=False)[0]
 
@@ -230,7 +230,7 @@ def _numpy_array(name: str, a: Any, dtype: Any) -> np.ndarray:
         a = np.asarray(a)
     if a.dtype.kind in "OSUMm":
         raise TypeError(f"{name}: a value of dtype {a.dtype} is not a valid array of numbers: {a!r:.200}")
-    if a.dtype.kind == "V" and a.dtype not in dtypes.SHORT_NAMES:
+    if a.dtype.kind == "V" and a.dtype not in SHORT_NAMES:
         raise TypeError(f"{name}: arrays of dtype {a.dtype} are not supported")
     target = dtypes.canonicalize_dtype(a.dtype) if dtype is None else dtype
     return _converted(a, target)
@@ -297,7 +297,7 @@ def _from_numbers(name: str, a: Any, leaves: list[Any], dtype: Any) -> np.ndarra
         python = [t for t in types if isinstance(t, type)]
         strong = [t for t in types if not isinstance(t, type)]
         weak_types = [type_of(t(0)) for t in python]
-        strong_types = [dtypes.ArrayType((), dtypes.canonicalize_dtype(t)) for t in strong]
+        strong_types = [ArrayType((), dtypes.canonicalize_dtype(t)) for t in strong]
         dtype = dtypes.promote(*weak_types, *strong_types)[0] if leaves else dtypes.float_dtype()
     try:
         if all(type(x) is int for x in leaves) and dtype.kind in "iu":
@@ -361,12 +361,13 @@ def arange(
         dtype = dtypes.canonicalize_dtype(dtypes.promote(*[type_of(v) for v in (start, stop, step) if v is not None])[0])
         if dtype == BOOL:
             dtype = dtypes.int_dtype()
-    numbers = [None if v is None else v[()] for v in given]
-    if numbers[1] is None:
-        numbers[0], numbers[1] = type(numbers[0])(0), numbers[0]
-        if numbers[2] is None and dtype.kind in "iufV":
-            return ops.iota(dtype, int(max(0, np.ceil(numbers[1]))))
-    first, last, step_ = numbers[0], numbers[1], 1 if numbers[2] is None else numbers[2]
+    numbers: list[Any] = [None if v is None else v[()] for v in given]
+    first, last, step_ = numbers
+    if last is None:
+        first, last = type(first)(0), first
+        if step_ is None and dtype.kind in "iufV":
+            return ops.iota(dtype, int(max(0, np.ceil(last))))
+    step_ = 1 if step_ is None else step_
     if step_ == 0:
         raise ZeroDivisionError("arange: step must not be zero")
     if dtype.kind in "iu" and all(isinstance(v, (int, np.integer)) for v in (first, last, step_)):
@@ -548,8 +549,11 @@ def vander(x: Any, N: int | None = None, increasing: bool = False) -> Any:
 
 def one_sequence_of(name: str, arrays: Any) -> Sequence[Any]:
     """A sequence-of-arrays argument; raises TypeError for a single number."""
-    if isinstance(arrays, (Array, np.ndarray)):
-        return list(arrays) if isinstance(arrays, np.ndarray) else [arrays[i] for i in range(arrays.shape[0])]
+    if isinstance(arrays, np.ndarray):
+        return list(arrays)
+    if isinstance(arrays, Array):
+        whole: Any = arrays
+        return [whole[i] for i in range(arrays.shape[0])]
     if not isinstance(arrays, (list, tuple)):
         if hasattr(arrays, "__iter__"):
             return list(arrays)

@@ -73,7 +73,9 @@ def fill_diagonal(a: Any, val: Any, wrap: bool = False, *, inplace: bool = True)
     if inplace:
         raise NotImplementedError("fill_diagonal: arrays are immutable; pass inplace=False and use the returned array")
     if wrap:
-        raise NotImplementedError("fill_diagonal: wrap=True is not implemented, must be False")
+        raise NotImplementedError(
+            "fill_diagonal: wrap=True is not implemented, must be False; set the places with x.at[rows, columns].set(values)"
+        )
     a = as_array("fill_diagonal", a, "a")
     shape = shape_of(a)
     if len(shape) < 2:
@@ -128,7 +130,8 @@ def _from(name: str, arr: Any) -> tuple[int, int]:
     shape = shape_of(as_array(name, arr, "arr"))
     if len(shape) != 2:
         raise ValueError(f"{name}: only 2-d inputs are accepted, got shape {shape}")
-    return shape  # type: ignore[return-value]
+    rows, columns = shape
+    return rows, columns
 
 
 def tril_indices_from(arr: Any, k: int = 0) -> tuple[Any, ...]:

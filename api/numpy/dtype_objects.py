@@ -5,6 +5,7 @@ A scalar type is a class that stands for a dtype wherever one is expected, equal
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import ml_dtypes
@@ -13,7 +14,7 @@ import numpy as np
 from tracegrad.ir import dtypes
 from tracegrad.ir.array import Array
 from tracegrad.ir.bind import type_of
-from tracegrad.ir.types import KeyDType, float0
+from tracegrad.ir.types import ArrayType, KeyDType, float0
 from tracegrad.numpy.promotion import PYTHON_SCALARS
 
 generic = np.generic
@@ -141,7 +142,7 @@ def issubdtype(arg1: Any, arg2: Any) -> bool:
         return False
     if first in _PYTHON_KINDS and isinstance(first, type):
         first = np.dtype(first)
-    if isinstance(second, type) and issubclass(second, np.generic) and second.__module__ == "numpy" and second is not np.dtype:
+    if isinstance(second, type) and issubclass(second, np.generic) and second.__module__ == "numpy":
         if not isinstance(first, type) or not issubclass(first, np.generic):
             first = dtypes.to_dtype(first)
         return _is_kind(first, second)
@@ -169,7 +170,7 @@ def _is_abstract(scalar: type) -> bool:
     return scalar in (generic, number, inexact, floating, complexfloating, integer, signedinteger, unsignedinteger, flexible)
 
 
-_ISDTYPE = {
+_ISDTYPE: dict[str, Callable[[Any], bool]] = {
     "bool": lambda d: d == np.bool_,
     "signed integer": lambda d: issubdtype(d, np.signedinteger),
     "unsigned integer": lambda d: issubdtype(d, np.unsignedinteger),
@@ -208,7 +209,7 @@ def result_type(*args: Any) -> Any:
             types.append(type_of(np.zeros((), dtypes.canonicalize_dtype(x.dtype))))
         else:
             d = dtypes.canonicalize_dtype(x)
-            types.append(dtypes.ArrayType((), d))
+            types.append(ArrayType((), d))
     return dtypes.canonicalize_dtype(dtypes.promote(*types)[0])
 
 

@@ -19,7 +19,6 @@ from tracegrad.ir.array import Array
 from tracegrad.ir.bind import bind1, type_of
 from tracegrad.ir.checks import COMPLEX, FLOAT, INEXACT, INTEGER, UNSIGNED
 from tracegrad.ir.primitive import Primitive
-from tracegrad.numpy import complex_numbers, logic
 from tracegrad.numpy.complex_numbers import *  # noqa: F403
 from tracegrad.numpy.complex_numbers import imag, real
 from tracegrad.numpy.logic import *  # noqa: F403
@@ -470,5 +469,3 @@ __all__ = [
     "rad2deg",
     "deg2rad",
 ]
-__all__ += logic.__all__
-__all__ += complex_numbers.__all__

@@ -121,14 +121,14 @@ def hfft(a: Any, n: int | None = None, axis: int = -1, norm: str | None = None) 
     """The transform of a signal with Hermitian symmetry: real numbers."""
     a = as_array("jnp.fft.hfft", a)
     size = 2 * (shape_of(a)[axis] - 1) if n is None else n
-    swapped = {"ortho": "ortho", "forward": "backward"}.get(norm, "forward")
+    swapped = "ortho" if norm == "ortho" else "backward" if norm == "forward" else "forward"
     return irfft(e.conj(a), size, axis, swapped)
 
 
 def ihfft(a: Any, n: int | None = None, axis: int = -1, norm: str | None = None) -> Any:
     """The inverse of `hfft`."""
     a = as_array("jnp.fft.ihfft", a)
-    swapped = {"ortho": "ortho", "forward": "backward"}.get(norm, "forward")
+    swapped = "ortho" if norm == "ortho" else "backward" if norm == "forward" else "forward"
     return e.conj(rfft(a, n, axis, swapped))
 
 

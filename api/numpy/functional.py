@@ -152,7 +152,7 @@ class ufunc:
         self.nout = static_int("ufunc", nout, "nout")
         self.nargs = self.nin if nargs is None else nargs
         self.identity = identity
-        self.__name__ = name or getattr(func, "__name__", "ufunc")
+        self.__name__: str = name or getattr(func, "__name__", None) or "ufunc"
         self.__doc__ = getattr(func, "__doc__", None)
         self._call = call or vectorize(func)
 
@@ -161,7 +161,9 @@ class ufunc:
 
     def __call__(self, *args: Any, out: None = None, where: None = None) -> Any:
         if out is not None or where is not None:
-            raise NotImplementedError(f"out and where arguments of {self!r} are not supported")
+            raise NotImplementedError(
+                f"out and where arguments of {self!r} are not supported; use the returned array, and jnp.where to choose from it"
+            )
         if len(args) != self.nin:
             raise TypeError(f"{self!r} takes {self.nin} arguments, got {len(args)}")
         return self._call(*args)
@@ -185,14 +187,18 @@ class ufunc:
 
         self._binary("reduce")
         if where is not None or out is not None:
-            raise NotImplementedError(f"where and out arguments of {self!r}.reduce are not supported")
+            raise NotImplementedError(
+                f"where and out arguments of {self!r}.reduce are not supported; use the returned array, and jnp.where on the operand"
+            )
         a = as_array(self.__name__, a)
         a = a if dtype is None else a.astype(dtype)
         shape = shape_of(a)
         if axis is None:
             a, i = ravel(a), 0
         elif isinstance(axis, (tuple, list)):
-            raise NotImplementedError(f"{self!r}.reduce takes one axis")
+            raise NotImplementedError(
+                f"{self!r}.reduce takes one axis; reduce along one after the other, or reshape them into one"
+            )
         else:
             i = axis_index(self.__name__, axis, len(shape))
         lines = moveaxis(a, i, 0)

@@ -15,6 +15,7 @@ import numpy as np
 from tracegrad.ir import dtypes, ops
 from tracegrad.ir.array import Array
 from tracegrad.ir.bind import type_of
+from tracegrad.ir.config import config
 from tracegrad.ir.types import is_key
 from tracegrad.numpy.indexer import Components, Parsed, Span, parse, stack_components, wrap
 from tracegrad.numpy.promotion import (
@@ -80,7 +81,9 @@ def _basic(x: Any, parsed: Parsed, mode: str, fill_value: Any, wrapping: bool) -
         return _gather(x, parsed, mode, fill_value, wrapping)
     entries = [max(0, min(e, n - 1)) if type(e) is int else e for e, n in zip(entries, shape)]
     if traced:
-        starts, sizes, later = [], [], []
+        starts: list[Any] = []
+        sizes: list[int] = []
+        later: list[Any] = []
         for e, n in zip(entries, shape):
             if isinstance(e, Span):
                 folded = e.step == 1
@@ -194,7 +197,7 @@ def _update_value(x: Any, y: Any, name: str, kind: str) -> tuple[Any, Any]:
     if common != dtype:
         warnings.warn(
             f"scatter inputs have incompatible types: cannot safely cast value from dtype={t.dtype} to dtype={dtype} with "
-            f"jax_numpy_dtype_promotion={dtypes.config.numpy_dtype_promotion!r}. In future releases this will result in an error.",
+            f"jax_numpy_dtype_promotion={config.numpy_dtype_promotion!r}. In future releases this will result in an error.",
             FutureWarning,
             stacklevel=4,
         )

@@ -158,7 +158,7 @@ def eigvals(a: Any) -> Any:
 def svd(a: Any, full_matrices: bool = True, compute_uv: bool = True, hermitian: bool = False, subset_by_index: Any = None) -> Any:
     """The singular value decomposition a = U diag(S) Vh; the singular values alone if not `compute_uv`."""
     if subset_by_index is not None:
-        raise NotImplementedError("jnp.linalg.svd: subset_by_index is not supported")
+        raise NotImplementedError("jnp.linalg.svd: subset_by_index is not supported; slice the results instead")
     a = _matrix("jnp.linalg.svd", a, square=False)
     if hermitian:
         values, vectors = eigh(a)
@@ -187,7 +187,7 @@ def qr(a: Any, mode: str = "reduced") -> Any:
     """The factors Q (orthonormal columns) and R (upper triangular)."""
     a = _matrix("jnp.linalg.qr", a, square=False)
     if mode == "raw":
-        raise NotImplementedError("jnp.linalg.qr: mode='raw' is not supported")
+        raise NotImplementedError("jnp.linalg.qr: mode='raw' is not supported; use 'reduced', 'complete' or 'r'")
     if mode in ("reduced", "r", "full"):
         complete = False
     elif mode == "complete":

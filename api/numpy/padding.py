@@ -41,7 +41,9 @@ def pad(array: Any, pad_width: Any, mode: str | Callable[..., Any] = "constant",
     if callable(mode):
         return _with_function(array, widths, mode, kwargs)
     if mode not in _KEYWORDS:
-        raise NotImplementedError(f"Unimplemented padding mode '{mode}' for np.pad.")
+        raise NotImplementedError(
+            f"Unimplemented padding mode '{mode}' for np.pad; pass one of {', '.join(_KEYWORDS)}, or a function."
+        )
     unknown = sorted(set(kwargs) - set(_KEYWORDS[mode]))
     if unknown:
         raise ValueError(f"unsupported keyword arguments for mode '{mode}': {unknown}")
@@ -164,7 +166,7 @@ def _statistics(array: Any, i: int, before: int, after: int, mode: str, stat_len
     function = {"maximum": reductions.max, "minimum": reductions.min, "mean": reductions.mean, "median": median}[mode]
     n = shape_of(array)[i]
     if stat_length is None:
-        lengths = (n, n)
+        lengths: tuple[int, ...] = (n, n)
     else:
         lengths = tuple([min(int(v), n) for v in _pairs("stat_length", np.asarray(stat_length), len(shape_of(array)))[i]])
         if min(lengths) < 1:

@@ -216,7 +216,9 @@ def trim_zeros(filt: Any, trim: str = "fb", axis: int | None = None) -> Any:
     filt = asarray(filt)
     known = concrete("trim_zeros", filt, "filt", "The size of the result depends on the values.")
     if known.ndim != 1:
-        raise NotImplementedError(f"trim_zeros takes vectors, got shape {known.shape}")
+        raise NotImplementedError(
+            f"trim_zeros takes vectors, got shape {known.shape}; slice the array, or trim each row by itself"
+        )
     nonzero = np.flatnonzero(known)
     if nonzero.size == 0:
         return zeros((0,), type_of(filt).dtype)

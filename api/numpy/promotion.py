@@ -17,7 +17,7 @@ from tracegrad.ir.array import Array
 from tracegrad.ir.bind import is_eager, type_of
 from tracegrad.ir.checks import scalar_like
 from tracegrad.ir.config import config
-from tracegrad.ir.types import ArrayType, is_complex, is_inexact, is_key
+from tracegrad.ir.types import ArrayType, float0, is_complex, is_inexact, is_key
 from tracegrad.runtime.array import from_numpy
 from tracegrad.tracer import errors
 from tracegrad.tracer.tracer import Tracer
@@ -89,7 +89,7 @@ def static_int(name: str, x: Any, position: str) -> int:
     if isinstance(x, Tracer):
         return int(concrete(name, x, position, f"Make {position} a Python integer, or name it in jit's static_argnames."))
     try:
-        return x.__index__()  # type: ignore[no-any-return]
+        return x.__index__()
     except (AttributeError, TypeError):
         raise TypeError(f"{name}: {position} must be an integer, got {x!r:.100} of type {type(x).__name__}") from None
 
@@ -102,8 +102,9 @@ def cast(x: Any, t: ArrayType, dtype: Any, weak: bool) -> Any:
     if isinstance(x, PYTHON_SCALARS):
         if weak:
             kind = dtype.kind
-            x = complex(x) if kind == "c" else x if kind == "b" else int(x) if kind in "iu" else float(x)
-            return x if type_of(x).dtype == dtype else constant(np.asarray(x, dtype), True)
+            number: Any = x
+            number = complex(number) if kind == "c" else number if kind == "b" else int(number) if kind in "iu" else float(number)
+            return number if type_of(number).dtype == dtype else constant(np.asarray(number, dtype), True)
         return scalar_like(x, dtype)
     if t.dtype == dtype:
         return x
@@ -112,7 +113,7 @@ def cast(x: Any, t: ArrayType, dtype: Any, weak: bool) -> Any:
     return ops.convert_element_type(x, dtype, weak)
 
 
-def convert_scalar(x: np.generic, dtype: Any) -> np.generic:
+def convert_scalar(x: Any, dtype: Any) -> Any:
     """A NumPy scalar in another dtype."""
     with np.errstate(all="ignore"):
         return np.asarray(x).astype(dtype)[()]
@@ -183,7 +184,7 @@ def require_numbers(name: str, *xs: Any) -> None:
     """Raise TypeError for typed random keys and float0, which have no arithmetic."""
     for x in xs:
         dtype = type_of(x).dtype
-        if is_key(dtype) or dtype == dtypes.float0:
+        if is_key(dtype) or dtype == float0:
             raise TypeError(f"{name} takes numbers, got an array of dtype {dtype}")
 
 

@@ -20,17 +20,16 @@ from tracegrad.numpy.dtype_objects import optional_dtype
 from tracegrad.numpy.elementwise import (
     divide,
     equal,
-    is_complex_value,
     isnan,
     maximum,
     minimum,
     multiply,
-    no_out,
     sqrt,
     square,
     subtract,
 )
 from tracegrad.numpy.logic import truth
+from tracegrad.numpy.makers import is_complex_value, no_out
 from tracegrad.numpy.promotion import (
     BOOL,
     as_array,

@@ -9,6 +9,7 @@ import numpy as np
 
 from tracegrad.ir import dtypes, ops
 from tracegrad.ir.bind import type_of
+from tracegrad.ir.config import config
 from tracegrad.numpy.creation import asarray, filled
 from tracegrad.numpy.logic import truth
 from tracegrad.numpy.promotion import (
@@ -235,7 +236,7 @@ def bincount(x: Any, weights: Any = None, minlength: int = 0, *, length: int | N
     if length < 0:
         raise ValueError(f"'minlength' and 'length' must not be negative, got {length}")
     if weights is None:
-        weights = asarray(np.int32(1)) if not dtypes.config.enable_x64 else asarray(np.int64(1))
+        weights = asarray(np.int32(1)) if not config.enable_x64 else asarray(np.int64(1))
     elif shape_of(x) != shape_of(weights):
         raise ValueError("shape of weights must match shape of x.")
     from tracegrad.numpy.creation import zeros

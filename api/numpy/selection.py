@@ -13,10 +13,11 @@ from tracegrad.ir.bind import bind1, type_of
 from tracegrad.ir.elementwise import select_p
 from tracegrad.ir.types import is_complex, is_integer, is_key
 from tracegrad.numpy.creation import asarray
-from tracegrad.numpy.elementwise import maximum, minimum, no_out
+from tracegrad.numpy.elementwise import maximum, minimum
 from tracegrad.numpy.indexer import wrap
 from tracegrad.numpy.indexing import IndexUpdates
 from tracegrad.numpy.logic import truth
+from tracegrad.numpy.makers import no_out
 from tracegrad.numpy.promotion import (
     as_array,
     as_value,

@@ -186,7 +186,8 @@ def intersect1d(
     a, b = _two("intersect1d", ar1, ar2)
     if size is None:
         known = [concrete("intersect1d", v, f"ar{k}", _HINT) for k, v in ((1, a), (2, b))]
-        found = np.intersect1d(*known, assume_unique=assume_unique, return_indices=return_indices)
+        intersect: Any = np.intersect1d
+        found = intersect(*known, assume_unique=assume_unique, return_indices=return_indices)
         if return_indices:
             return (stage(found[0]), *[stage(v.astype(dtypes.int_dtype())) for v in found[1:]])
         return stage(found)

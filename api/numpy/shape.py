@@ -70,7 +70,7 @@ def reshape(a: Any, shape: Any, order: str = "C", *, copy: bool | None = None, o
         reverse = range(len(old) - 1, -1, -1)
         return ops.transpose(reshape_to(ops.transpose(a, reverse), new[::-1]), range(len(new) - 1, -1, -1))
     if order == "A":
-        raise NotImplementedError("reshape: order='A' is not implemented")
+        raise NotImplementedError("reshape: order='A' is not implemented; arrays are in row-major order, so use order='C'")
     raise ValueError(f"reshape: unexpected value for 'order' argument: {order!r}")
 
 
@@ -99,7 +99,7 @@ def infer_shape(name: str, old: tuple[int, ...], new: Any) -> tuple[int, ...]:
 def ravel(a: Any, order: str = "C", *, out_sharding: Any = None) -> Any:
     """The elements in one dimension."""
     if order == "K":
-        raise NotImplementedError("ravel: order='K' is not implemented")
+        raise NotImplementedError("ravel: order='K' is not implemented; arrays are in row-major order, so use order='C'")
     return reshape(a, (math.prod(shape_of(as_array("ravel", a, "a"))),), order)
 
 
@@ -282,7 +282,7 @@ def concat(arrays: Any, /, *, axis: int | None = 0) -> Any:
 def stack(arrays: Any, axis: int = 0, out: None = None, dtype: Any = None) -> Any:
     """The arrays, of equal shapes, joined along a new axis."""
     if out is not None:
-        raise NotImplementedError("stack: the argument out= is not supported, since arrays are immutable")
+        raise NotImplementedError("stack: the argument out= is not supported, since arrays are immutable; use the returned array")
     arrays = one_sequence_of("stack", arrays)
     if not len(arrays):
         raise ValueError("stack: need at least one array to stack")

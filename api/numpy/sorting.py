@@ -92,7 +92,9 @@ def argpartition(a: Any, kth: int, axis: int = -1) -> Any:
 def _partition(name: str, a: Any, kth: int, axis: int, function: Any) -> Any:
     a = as_array(name, a, "a")
     if is_complex(type_of(a).dtype):
-        raise NotImplementedError(f"{name} for complex dtype is not implemented.")
+        raise NotImplementedError(
+            f"{name} for complex dtype is not implemented; use sort or argsort, which order the elements at every place"
+        )
     i = axis_index(name, axis, len(shape_of(a)))
     k = static_int(name, kth, "kth")
     n = shape_of(a)[i]

@@ -14,6 +14,7 @@ from tracegrad.numpy import elementwise as e
 from tracegrad.numpy.contractions import dot
 from tracegrad.numpy.creation import asarray, linspace, zeros
 from tracegrad.numpy.indexing import IndexUpdates
+from tracegrad.numpy.makers import no_out
 from tracegrad.numpy.promotion import (
     as_array,
     axis_indices,
@@ -111,7 +112,7 @@ def nanmedian(a: Any, axis: Any = None, out: None = None, overwrite_input: bool 
 def _quantile(
     name: str, a: Any, q: Any, axis: Any, out: None, overwrite: bool, method: str, keepdims: bool, skip_nan: bool, weights: Any
 ) -> Any:
-    e.no_out(name, out)
+    no_out(name, out)
     if overwrite:
         raise ValueError(f"jax.numpy.{name} does not support overwrite_input=True: arrays are immutable")
     if weights is not None and method != "inverted_cdf":
@@ -292,7 +293,9 @@ def corrcoef(x: Any, y: Any = None, rowvar: bool = True, dtype: Any = None) -> A
 def histogram_bin_edges(a: Any, bins: Any = 10, range: Any = None, weights: Any = None) -> Any:
     """The edges of a histogram's bins."""
     if isinstance(bins, str):
-        raise NotImplementedError("string values for `bins` not implemented.")
+        raise NotImplementedError(
+            "string values for `bins` not implemented; pass a number of bins or their edges, e.g. np.histogram_bin_edges(a, bins)"
+        )
     a = ravel(as_array("histogram_bin_edges", a, "a"))
     dtype = type_of(a).dtype
     dtype = inexact_dtype("histogram_bin_edges", dtype)

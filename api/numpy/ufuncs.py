@@ -10,6 +10,7 @@ from tracegrad.ir import dtypes, ops
 from tracegrad.ir.bind import type_of
 from tracegrad.ir.types import is_complex
 from tracegrad.numpy import elementwise as e
+from tracegrad.numpy.makers import is_complex_value, keep_weak, no_out
 from tracegrad.numpy.promotion import (
     as_array,
     as_value,
@@ -67,7 +68,7 @@ def logaddexp2(x1: Any, x2: Any, /) -> Any:
 def hypot(x1: Any, x2: Any, /) -> Any:
     """sqrt(x1**2 + x2**2), without overflow."""
     x1, x2 = promote_inexact("hypot", x1, x2)
-    if e.is_complex_value(x1):
+    if is_complex_value(x1):
         raise ValueError("jnp.hypot is not well defined for complex-valued inputs, got a complex array")
     x1, x2 = e.absolute(x1), e.absolute(x2)
     infinite = e.logical_or(e.isinf(x1), e.isinf(x2))
@@ -90,7 +91,7 @@ def heaviside(x1: Any, x2: Any, /) -> Any:
 def copysign(x1: Any, x2: Any, /) -> Any:
     """|x1| with the sign of x2."""
     x1, x2 = promote_inexact("copysign", x1, x2)
-    if e.is_complex_value(x1):
+    if is_complex_value(x1):
         raise TypeError("copysign does not support complex-valued inputs")
     size = e.absolute(x1)
     return where(e.signbit(x2), e.negative(size), size)
@@ -139,7 +140,7 @@ def frexp(x: Any, /) -> tuple[Any, Any]:
 
 def modf(x: Any, /, out: None = None) -> tuple[Any, Any]:
     """The fractional and the whole parts."""
-    e.no_out("modf", out)
+    no_out("modf", out)
     x = inexact("modf", x)
     whole = e.trunc(x)
     return where(e.isinf(x), copysign(0.0, x), e.subtract(x, whole)), whole
@@ -166,7 +167,7 @@ def sinc(x: Any, /) -> Any:
     # a series where the quotient loses accuracy; it also gives the derivatives at 0
     y = e.square(where(near, scaled, dtype.type(0)))
     series = 1.0 + y * (-1 / 6 + y * (1 / 120 - y * (1 / 5040)))
-    return e.keep_weak(where(near, series, e.divide(e.sin(safe), safe)), weak)
+    return keep_weak(where(near, series, e.divide(e.sin(safe), safe)), weak)
 
 
 def gcd(x1: Any, x2: Any) -> Any:
@@ -228,7 +229,7 @@ def nan_to_num(x: Any, copy: bool = True, nan: Any = 0.0, posinf: Any = None, ne
 def spacing(x: Any, /) -> Any:
     """The distance to the next number away from zero."""
     x = inexact("spacing", x)
-    if e.is_complex_value(x):
+    if is_complex_value(x):
         raise ValueError("jnp.spacing is not defined for complex inputs.")
     return e.subtract(e.nextafter(x, copysign(np.inf, x)), x)
 

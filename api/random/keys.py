@@ -254,7 +254,7 @@ def _counters(shape: tuple[int, ...]) -> tuple[Any, Any]:
     """The high and low words of the row-major position of every element."""
     size = math.prod(shape)
     if size > 1 << 32:
-        raise NotImplementedError(f"more than 2**32 random numbers at once: shape {shape}")
+        raise NotImplementedError(f"more than 2**32 random numbers at once: shape {shape}; split the key and draw them in parts")
     if not shape:
         return np.uint32(0), np.uint32(0)
     low = ops.iota(U32, size)

@@ -75,7 +75,8 @@ def unit(key: Words, shape: tuple[int, ...], dtype: Any) -> Any:
 def between(key: Words, shape: tuple[int, ...], dtype: Any, low: Any, high: Any) -> Any:
     """Uniform numbers in [low, high); the bounds are of `dtype`, NumPy scalars or arrays that broadcast to `shape`."""
     u = unit(key, shape, dtype)
-    if isinstance(low, np.generic) and isinstance(high, np.generic):
+    known = isinstance(low, np.generic) and isinstance(high, np.generic)
+    if known:
         with np.errstate(all="ignore"):
             span = np.asarray(high - low, dtype)[()]
         if span != 1:

@@ -186,7 +186,9 @@ def qr(
 ) -> Any:
     """(Q, R); mode: "full", "economic", or "r" for (R,) alone."""
     if pivoting:
-        raise NotImplementedError("qr with pivoting is not supported")
+        raise NotImplementedError(
+            "qr with pivoting is not supported; leave pivoting=False, or call SciPy's qr through pure_callback"
+        )
     if mode not in ("full", "r", "economic"):
         raise ValueError(f"Unsupported QR decomposition mode '{mode}'")
     q, r = ops.qr(_matrix("qr", a), mode != "economic")
@@ -219,9 +221,9 @@ def eigh(
 ) -> Any:
     """(ascending eigenvalues, eigenvectors in columns) of a Hermitian matrix, or of the pair a x = w b x."""
     if eigvals is not None:
-        raise NotImplementedError("Only the eigvals=None option is implemented")
+        raise NotImplementedError("Only the eigvals=None option is implemented; slice the results instead")
     if type != 1:
-        raise NotImplementedError("Only the type=1 option of eigh is implemented")
+        raise NotImplementedError("Only the type=1 option of eigh is implemented; bring the problem to the form a x = w b x")
     a = _square("eigh", a)
     if b is None:
         v, w = ops.eigh(a, lower)
@@ -332,7 +334,7 @@ def expm_frechet(A: Any, E: Any, *, method: str | None = None, compute_expm: boo
 def sqrtm(A: Any, blocksize: int = 1) -> Any:
     """The principal square root, a complex matrix, from the complex Schur form."""
     if blocksize > 1:
-        raise NotImplementedError("Blocked version is not implemented yet.")
+        raise NotImplementedError("Blocked version is not implemented; leave blocksize=1, which gives the same root")
     t, z = schur(A, output="complex")
     n = type_of(t).shape[-1]
     root = jnp.diag(jnp.sqrt(jnp.diag(t)))

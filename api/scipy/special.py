@@ -22,10 +22,10 @@ from tracegrad.transforms.custom import custom_jvp
 
 def _real(name: str, *xs: Any) -> list[Any]:
     """Arguments in their common real dtype, of equal shapes."""
-    xs = promote_inexact(name, *xs)
-    if is_complex(type_of(xs[0]).dtype):
+    values = promote_inexact(name, *xs)
+    if is_complex(type_of(values[0]).dtype):
         raise ValueError(f"{name} does not support complex-valued inputs.")
-    return list(jnp.broadcast_arrays(*xs)) if len(xs) > 1 else list(xs)
+    return list(jnp.broadcast_arrays(*values)) if len(values) > 1 else list(values)
 
 
 def _unary(name: str, op: Any, doc: str) -> Any:
@@ -212,7 +212,7 @@ def multigammaln(a: Any, d: Any) -> Any:
 def factorial(n: Any, exact: bool = False) -> Any:
     """n!, as a float; 0 for negative n."""
     if exact:
-        raise NotImplementedError("factorial with exact=True")
+        raise NotImplementedError("factorial with exact=True; use exact=False, or math.factorial of a Python integer")
     (n,) = _real("factorial", n)
     return jnp.where(n < 0, 0.0, ops.exp(ops.lgamma(n + 1)))
 

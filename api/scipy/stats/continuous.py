@@ -163,7 +163,9 @@ class _MultivariateNormal:
         from tracegrad.scipy.linalg import solve_triangular
 
         if allow_singular is not None:
-            raise NotImplementedError("allow_singular argument of multivariate_normal.logpdf")
+            raise NotImplementedError(
+                "allow_singular argument of multivariate_normal.logpdf; leave it out, and add a small multiple of the identity to cov"
+            )
         x, mean, cov = promote_inexact("multivariate_normal.logpdf", x, mean, cov)
         if not jnp.ndim(mean):
             return -0.5 * jnp.square(x - mean) / cov - 0.5 * (_LOG_2PI + jnp.log(cov))
