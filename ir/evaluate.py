@@ -14,7 +14,6 @@ import numpy as np
 from tracegrad.ir import source
 from tracegrad.ir.bind import current
 from tracegrad.ir.program import Atom, Equation, Literal, Program, Var
-from tracegrad.ir.types import is_key
 
 
 def evaluate(program: Program, *args: Any) -> tuple[np.ndarray, ...]:
@@ -29,15 +28,6 @@ def evaluate(program: Program, *args: Any) -> tuple[np.ndarray, ...]:
         results = eqn.primitive.evaluate(*[read(a) for a in eqn.inputs], **eqn.params)
         env.update(zip(eqn.outputs, results, strict=True))
     return tuple([read(a) for a in program.outputs])
-
-
-def check_arguments(program: Program, args: Sequence[Any]) -> None:
-    """Raise TypeError if NumPy arrays do not have the types of the program's inputs."""
-    for var, x in zip(program.inputs, args, strict=True):
-        shape = var.type.shape + (var.type.dtype.base_shape if is_key(var.type.dtype) else ())
-        dtype = np.dtype(np.uint32) if is_key(var.type.dtype) else var.type.dtype
-        if x.shape != shape or x.dtype != dtype:
-            raise TypeError(f"{program.name} takes {var!r}, got an array of {x.dtype}{list(x.shape)}")
 
 
 def run(program: Program, *args: Any) -> tuple[Any, ...]:
@@ -60,4 +50,9 @@ def _read(env: dict[Var, Any], atom: Atom) -> Any:
 
 def substitute(eqn: Equation, env: Mapping[Var, Atom]) -> tuple[Atom, ...]:
     """The equation's inputs with variables replaced as `env` says."""
-    return tuple([env.get(a, a) if isinstance(a, Var) else a for a in eqn.inputs])
+    return rename(eqn.inputs, env)
+
+
+def rename(atoms: Sequence[Atom], env: Mapping[Var, Atom]) -> tuple[Atom, ...]:
+    """Atoms with variables replaced as `env` says; those it does not name stay."""
+    return tuple([env.get(a, a) if isinstance(a, Var) else a for a in atoms])

@@ -16,6 +16,7 @@ from tracegrad.ir.bind import bind, bind1, type_of
 from tracegrad.ir.config import config
 from tracegrad.ir.control_flow import cond_p, scan_p, while_p
 from tracegrad.ir.elementwise import add_p
+from tracegrad.ir.evaluate import run
 from tracegrad.ir.program import Program, Var
 from tracegrad.ir.types import ArrayType, is_inexact
 from tracegrad.tracer import errors
@@ -82,8 +83,6 @@ def _common_weakness(programs: list[Program]) -> list[Program]:
     for p in programs:
 
         def strengthen(*args: Any, p: Program = p) -> list[Any]:
-            from tracegrad.ir.evaluate import run
-
             outs = run(p, *args)
             return [_strong(x) if m else x for x, m in zip(outs, mixed)]
 

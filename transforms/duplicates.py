@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tracegrad.ir.evaluate import substitute
+from tracegrad.ir.evaluate import rename, substitute
 from tracegrad.ir.program import Atom, Equation, Literal, Program, Var
 from tracegrad.transforms.regions import map_regions
 
@@ -36,7 +36,7 @@ def merge_common(program: Program) -> Program:
         kept.append(new)
     if not changed:
         return program
-    return program.replace(equations=kept, outputs=[env.get(a, a) if isinstance(a, Var) else a for a in program.outputs])
+    return program.replace(equations=kept, outputs=rename(program.outputs, env))
 
 
 def _key(eqn: Equation) -> Any:

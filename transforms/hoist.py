@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tracegrad.ir.control_flow import split_while
-from tracegrad.ir.evaluate import substitute
+from tracegrad.ir.evaluate import rename, substitute
 from tracegrad.ir.program import Atom, Equation, Literal, Program, Var
 from tracegrad.transforms.regions import map_regions
 
@@ -29,7 +29,7 @@ def hoist_invariants(program: Program) -> Program:
         equations.append(new)
     if len(equations) == len(program.equations) and all(a is b for a, b in zip(equations, program.equations)) and not env:
         return program
-    return program.replace(equations=equations, outputs=[env.get(a, a) if isinstance(a, Var) else a for a in program.outputs])
+    return program.replace(equations=equations, outputs=rename(program.outputs, env))
 
 
 def _constant_carries(eqn: Equation, env: dict[Var, Atom]) -> Equation:

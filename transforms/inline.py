@@ -6,7 +6,7 @@ rules, checkpoints, names, stop_gradient) go too.
 
 from __future__ import annotations
 
-from tracegrad.ir.evaluate import substitute
+from tracegrad.ir.evaluate import rename, substitute
 from tracegrad.ir.program import Atom, Constant, Equation, Program, Var
 from tracegrad.transforms.regions import map_regions
 
@@ -23,7 +23,7 @@ def inline_calls(program: Program) -> Program:
     equations: list[Equation] = []
     for eqn in program.equations:
         _inline(eqn, env, constants, equations)
-    outputs = [env.get(a, a) if isinstance(a, Var) else a for a in program.outputs]
+    outputs = rename(program.outputs, env)
     return program.replace(constants=constants, equations=equations, outputs=outputs)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from tracegrad.ir.evaluate import substitute
+from tracegrad.ir.evaluate import rename, substitute
 from tracegrad.ir.primitive import REGISTRY
 from tracegrad.ir.program import Atom, Equation, Literal, Program, Var
 from tracegrad.ir.types import ArrayType, is_float, is_key
@@ -53,7 +53,7 @@ def simplify(program: Program) -> Program:
         kept.append(new)
     if not changed:
         return program
-    return program.replace(equations=kept, outputs=[env.get(a, a) if isinstance(a, Var) else a for a in program.outputs])
+    return program.replace(equations=kept, outputs=rename(program.outputs, env))
 
 
 def _rewrite(eqn: Equation, made: Made) -> Answer:
