@@ -14,7 +14,7 @@ from tracegrad.ir.calls import check_region
 from tracegrad.ir.evaluate import evaluate
 from tracegrad.ir.primitive import Primitive
 from tracegrad.ir.program import Program
-from tracegrad.ir.types import ArrayType, is_key
+from tracegrad.ir.types import ArrayType, evaluated_as
 
 __all__: list[str] = []
 
@@ -40,13 +40,17 @@ cond_p = Primitive("cond", _cond_types, _evaluate_cond, "control_flow", regions=
 def _while_types(
     *operands: ArrayType, cond: Program, body: Program, cond_nconsts: int, body_nconsts: int
 ) -> tuple[ArrayType, ...]:
-    cond_consts, body_consts, carry = split_while(operands, cond_nconsts, body_nconsts)
-    check_region("while", "cond", cond, cond_consts + carry)
-    check_region("while", "body", body, body_consts + carry)
-    if len(cond.outputs) != 1 or cond.out_types[0].shape != () or cond.out_types[0].dtype != np.dtype(np.bool_):
-        raise TypeError(f"while: the condition gives one scalar bool, got {cond.out_types}")
-    check_carry("while", carry, body.out_types)
+    check_while("while", cond, body, *split_while(operands, cond_nconsts, body_nconsts))
     return body.out_types
+
+
+def check_while(primitive: str, cond: Program, body: Program, cond_consts: Any, body_consts: Any, carry: Any) -> None:
+    """Raise TypeError unless the regions of a while fit its operands; the body may give more than the carry."""
+    check_region(primitive, "cond", cond, cond_consts + carry)
+    check_region(primitive, "body", body, body_consts + carry)
+    if len(cond.outputs) != 1 or cond.out_types[0].shape != () or cond.out_types[0].dtype != np.dtype(np.bool_):
+        raise TypeError(f"{primitive}: the condition gives one scalar bool, got {cond.out_types}")
+    check_carry(primitive, carry, body.out_types if primitive == "while" else body.out_types[: len(carry)])
 
 
 def split_while(operands: Any, cond_nconsts: int, body_nconsts: int) -> tuple[Any, Any, Any]:
@@ -97,10 +101,7 @@ def _evaluate_scan(
     *operands: Any, body: Program, length: int, reverse: bool, num_consts: int, num_carry: int, unroll: int
 ) -> tuple[Any, ...]:
     consts, carry, xs = split_scan(operands, num_consts, num_carry)
-    ys = []
-    for t in body.out_types[num_carry:]:
-        base, dtype = (t.dtype.base_shape, np.dtype(np.uint32)) if is_key(t.dtype) else ((), t.dtype)
-        ys.append(np.zeros((length, *t.shape, *base), dtype))
+    ys = [np.zeros(*evaluated_as(t.update(shape=(length, *t.shape)))) for t in body.out_types[num_carry:]]
     for i in reversed(range(length)) if reverse else range(length):
         out = evaluate(body, *consts, *carry, *[x[i] for x in xs])
         carry = out[:num_carry]

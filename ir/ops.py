@@ -1,6 +1,6 @@
 """Every operation of the IR in one namespace: what the rules of transformations are written with.
 
-Control flow and calls are not among them: their operands are programs, and they are bound by the files that make those.
+Loops, branches and calls are not among them: their operands are programs, and they are bound by the files that make those.
 """
 
 from __future__ import annotations
@@ -15,4 +15,5 @@ from tracegrad.ir.reductions import *  # noqa: F403
 from tracegrad.ir.sorting import *  # noqa: F403
 from tracegrad.ir.special import *  # noqa: F403
 from tracegrad.ir.structural import *  # noqa: F403
+from tracegrad.ir.tapes import *  # noqa: F403
 from tracegrad.ir.windows import *  # noqa: F403

@@ -17,7 +17,7 @@ from tracegrad.ir.calls import REFERENCES
 from tracegrad.ir.primitive import REGISTRY
 from tracegrad.ir.printer import CONSTANTS, GROUP_SIZES
 from tracegrad.ir.program import Atom, Constant, Equation, Literal, Program, Source, Var
-from tracegrad.ir.types import FROM_SHORT_NAME, ArrayType
+from tracegrad.ir.types import FROM_SHORT_NAME, ArrayType, tape_dtype
 
 
 class ParseError(ValueError):
@@ -27,7 +27,7 @@ class ParseError(ValueError):
 _TOKEN = re.compile(
     r"""(?P<space>[ \t\r\n]+)|(?P<string>"(?:[^"\\]|\\.)*")|(?P<var>%\w+)|(?P<arrow>->)
     |(?P<number>-?(?:\d+\.?\d*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|inf\b|nan(?:\(0x[0-9a-f]+\))?))
-    |(?P<word>~?[A-Za-z_][\w.]*(?:<\w+>)?)|(?P<punct>[(){}\[\],:=@~])""",
+    |(?P<word>~?[A-Za-z_][\w.]*(?:<[\w\[\],<>~]+>)?)|(?P<punct>[(){}\[\],:=@~])""",
     re.VERBOSE,
 )
 
@@ -89,18 +89,21 @@ class _Parser:
         return _unquote(self.take()) if self.kind() == "string" else self.take()
 
     def dtype(self) -> Any:
-        word = self.take()
+        return self.named_dtype(self.take())
+
+    def named_dtype(self, word: str) -> Any:
+        if word.startswith("tape<"):
+            inner = _Parser(word[len("tape<") : -1])
+            return tape_dtype(inner.type())
         if word not in FROM_SHORT_NAME:
             self.fail(f"{word!r} is not a dtype")
         return FROM_SHORT_NAME[word]
 
     def type(self) -> ArrayType:
         weak = self.peek().startswith("~")
-        word = self.take().removeprefix("~")
-        if word not in FROM_SHORT_NAME:
-            self.fail(f"{word!r} is not a dtype")
+        dtype = self.named_dtype(self.take().removeprefix("~"))
         self.take("[")
-        return ArrayType(tuple(self.sequence(lambda: int(self.take()), "]")), FROM_SHORT_NAME[word], weak)
+        return ArrayType(tuple(self.sequence(lambda: int(self.take()), "]")), dtype, weak)
 
     # programs
     def program(self) -> Program:
@@ -186,7 +189,7 @@ class _Parser:
                 self.take("(")
                 operands = self.sequence(lambda: self.atom(env), ")")
                 inputs += operands
-                if size is not None:
+                if isinstance(size, str):
                     params[size] = len(operands)
         else:
             while self.kind() in ("var", "number") or self.peek() in ("(", "true", "false"):

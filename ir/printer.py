@@ -24,21 +24,26 @@ from weakref import WeakValueDictionary
 import numpy as np
 
 from tracegrad.ir.program import Atom, Equation, Literal, Program, Var
-from tracegrad.ir.types import SHORT_NAMES, ArrayType, KeyDType
+from tracegrad.ir.types import SHORT_NAMES, ArrayType, KeyDType, TapeDType, short_name
 
 INLINE_CONSTANT_SIZE = 16
 CONSTANTS: WeakValueDictionary[str, np.ndarray] = WeakValueDictionary()
 
-# How a primitive's operands and its regions' inputs are grouped: for each, (group name, size) pairs from the parameters. The
-# last group takes the rest. The parser derives the sizes back from the text.
-GROUP_SIZES: dict[str, tuple[tuple[str, str | None], ...]] = {
+# How a primitive's operands and its regions' inputs are grouped: for each, (group name, size) pairs; the size is a number or
+# the name of the parameter that holds it. The last group takes the rest. The parser derives the sizes back from the text.
+GROUP_SIZES: dict[str, tuple[tuple[str, str | int | None], ...]] = {
     "scan": (("const", "num_consts"), ("carry", "num_carry"), ("xs", None)),
     "while": (("cond_const", "cond_nconsts"), ("body_const", "body_nconsts"), ("carry", None)),
+    "record_while": (("cond_const", "cond_nconsts"), ("body_const", "body_nconsts"), ("carry", None)),
+    "tape_scan": (("length", 1), ("const", "num_consts"), ("carry", "num_carry"), ("xs", None)),
 }
 REGION_GROUPS: dict[tuple[str, str], tuple[str, ...]] = {
     ("scan", "body"): ("const", "carry", "xs"),
     ("while", "cond"): ("cond_const", "carry"),
     ("while", "body"): ("body_const", "carry"),
+    ("record_while", "cond"): ("cond_const", "carry"),
+    ("record_while", "body"): ("body_const", "carry"),
+    ("tape_scan", "body"): ("const", "carry", "xs"),
 }
 
 
@@ -100,7 +105,7 @@ class _Printer:
         if kind in GROUP_SIZES:
             groups, rest = [], operands
             for group, size in GROUP_SIZES[kind]:
-                n = len(rest) if size is None else eqn.params[size]
+                n = _group_size(eqn, size, rest)
                 hidden.add(size or "")
                 groups.append(f"{group}({', '.join(rest[:n])})")
                 rest = rest[n:]
@@ -131,10 +136,16 @@ class _Printer:
         text, rest = [], list(region.inputs)
         for group in groups:
             size = sizes[group]
-            n = len(rest) if size is None else eqn.params[size]
+            n = _group_size(eqn, size, rest)
             text.append(group + self.binders(rest[:n]))
             rest = rest[n:]
         return " " + " ".join(text)
+
+
+def _group_size(eqn: Equation, size: str | int | None, rest: Sequence[Any]) -> int:
+    if size is None:
+        return len(rest)
+    return size if isinstance(size, int) else int(eqn.params[size])
 
 
 def quoted(name: str) -> str:
@@ -191,8 +202,8 @@ def attribute(value: Any) -> str:
         return '"' + value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'
     if isinstance(value, tuple):
         return "(" + ", ".join(map(attribute, value)) + ("," if len(value) == 1 else "") + ")"
-    if isinstance(value, (np.dtype, KeyDType)):
-        return SHORT_NAMES[value]
+    if isinstance(value, (np.dtype, KeyDType, TapeDType)):
+        return short_name(value)
     if isinstance(value, ArrayType):
         return str(value)
     if isinstance(value, np.generic):

@@ -49,6 +49,43 @@ def key_dtype(impl: str = "fry") -> KeyDType:
     return _KEY_DTYPES[impl]
 
 
+class TapeDType:
+    """The dtype of tapes, printed `tape<f64[3]>`: as many values of the type `element` as a loop of unknown length had steps.
+
+    A tape is written by one loop and read by others, in either direction (see `ir.tapes`). One instance per element type.
+    """
+
+    __slots__ = ("element", "name")
+    kind = "T"
+    itemsize = 8
+
+    def __init__(self, element: ArrayType):
+        self.element = element
+        self.name = f"tape<{element}>"
+
+    @property
+    def type(self) -> type:
+        return TapeDType
+
+    def __repr__(self) -> str:
+        return self.name
+
+    __str__ = __repr__
+
+    def __reduce__(self) -> Any:
+        return (tape_dtype, (self.element,))
+
+
+_TAPE_DTYPES: dict[ArrayType, TapeDType] = {}
+
+
+def tape_dtype(element: ArrayType) -> TapeDType:
+    """The dtype of tapes of values of the type `element`."""
+    element = element.strong()
+    found = _TAPE_DTYPES.get(element)
+    return found if found is not None else _TAPE_DTYPES.setdefault(element, TapeDType(element))
+
+
 SHORT_NAMES: dict[Any, str] = {
     np.dtype(np.bool_): "bool",
     np.dtype(np.int8): "i8",
@@ -68,13 +105,13 @@ SHORT_NAMES: dict[Any, str] = {
     float0: "float0",
     **{k: k.name for k in _KEY_DTYPES.values()},
 }
-"""Every dtype a value can have, with its name in the text of a program."""
+"""Every dtype a value can have, tapes apart, with its name in the text of a program."""
 
 FROM_SHORT_NAME: dict[str, Any] = {name: dtype for dtype, name in SHORT_NAMES.items()}
 
 
 class ArrayType:
-    """The type of an array: `shape` (tuple of dimensions), `dtype` (numpy dtype or KeyDType), `weak` (JAX's weak_type).
+    """The type of an array: `shape` (tuple of dimensions), `dtype` (numpy dtype, KeyDType or TapeDType), `weak` (JAX's weak_type).
 
     Interned: two equal types are one object.
     """
@@ -92,7 +129,7 @@ class ArrayType:
             return cls._interned[key]
         except (KeyError, TypeError):
             pass
-        if not isinstance(dtype, KeyDType):
+        if not isinstance(dtype, (KeyDType, TapeDType)):
             dtype = np.dtype(dtype)
             if dtype not in SHORT_NAMES:
                 raise TypeError(f"arrays of dtype {dtype} are not supported; use one of {', '.join(SHORT_NAMES.values())}")
@@ -144,12 +181,17 @@ class ArrayType:
         return ArrayType(self.shape, self.dtype, False) if self.weak else self
 
     def str_short(self) -> str:
-        return f"{'~' if self.weak else ''}{SHORT_NAMES[self.dtype]}[{','.join(map(str, self.shape))}]"
+        return f"{'~' if self.weak else ''}{short_name(self.dtype)}[{','.join(map(str, self.shape))}]"
 
     def __repr__(self) -> str:
         return self.str_short()
 
     __str__ = __repr__
+
+
+def short_name(dtype: Any) -> str:
+    """The name of a dtype in the text of a program."""
+    return dtype.name if isinstance(dtype, TapeDType) else SHORT_NAMES[dtype]
 
 
 def is_inexact(dtype: Any) -> bool:
@@ -180,8 +222,26 @@ def is_key(dtype: Any) -> bool:
     return isinstance(dtype, KeyDType)
 
 
+def is_tape(dtype: Any) -> bool:
+    return isinstance(dtype, TapeDType)
+
+
+def has_tangents(dtype: Any) -> bool:
+    """Whether values of this dtype have tangents of a dimension above zero: inexact numbers, and tapes of such."""
+    return dtype in _INEXACT or isinstance(dtype, TapeDType) and has_tangents(dtype.element.dtype)
+
+
 def tangent_type(t: ArrayType) -> ArrayType:
-    """The type of a tangent of a value of type `t`: itself (strong) for inexact types, float0 for the others."""
+    """The type of a tangent of a value of type `t`: itself (strong) for inexact types, a tape of tangents for a tape, float0 for the others."""
     if is_inexact(t.dtype):
         return t.strong()
+    if has_tangents(t.dtype):
+        return ArrayType(t.shape, tape_dtype(tangent_type(t.dtype.element)))
     return ArrayType(t.shape, float0)
+
+
+def evaluated_as(t: ArrayType) -> tuple[tuple[int, ...], np.dtype]:
+    """The shape and dtype of the NumPy array that holds a value of type `t` where programs are evaluated: the words of keys, tapes as objects."""
+    if isinstance(t.dtype, KeyDType):
+        return t.shape + t.dtype.base_shape, np.dtype(np.uint32)
+    return t.shape, np.dtype(object) if isinstance(t.dtype, TapeDType) else t.dtype
