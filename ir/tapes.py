@@ -21,7 +21,7 @@ from tracegrad.ir.primitive import Primitive
 from tracegrad.ir.program import Program
 from tracegrad.ir.types import ArrayType, evaluated_as, is_tape, tape_dtype
 
-__all__ = ["empty_tape"]
+__all__ = ["empty_tape", "tape_length"]
 
 COUNT = ArrayType((), np.dtype(np.int32))
 """The type of the number of steps of a loop."""
@@ -142,3 +142,22 @@ empty_tape_p = Primitive("empty_tape", _empty_tape_types, _evaluate_empty_tape, 
 def empty_tape(element: ArrayType) -> Any:
     """A tape of values of the type `element` that reads as zeros."""
     return bind1(empty_tape_p, element=element)
+
+
+def _tape_length_types(tape: ArrayType) -> tuple[ArrayType, ...]:
+    if not is_tape(tape.dtype) or tape.shape != ():
+        raise TypeError(f"tape_length: the operand is one tape, got {tape}")
+    return (COUNT,)
+
+
+def _evaluate_tape_length(tape: Any) -> tuple[Any, ...]:
+    return (np.asarray(len(np.asarray(tape, object).item().values), np.int32),)
+
+
+tape_length_p = Primitive("tape_length", _tape_length_types, _evaluate_tape_length, "tapes")
+"""How many steps a tape has; an empty one has none."""
+
+
+def tape_length(tape: Any) -> Any:
+    """The number of steps of a tape, i32[]."""
+    return bind1(tape_length_p, tape)

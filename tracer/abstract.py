@@ -11,7 +11,7 @@ import numpy as np
 from tracegrad.ir import dtypes
 from tracegrad.ir.bind import type_of
 from tracegrad.ir.program import Constant, Program
-from tracegrad.ir.types import ArrayType, is_key
+from tracegrad.ir.types import ArrayType, is_key, is_tape
 from tracegrad.tracer.control_flow import TracedFunction
 from tracegrad.tracer.pytree import keystr, tree_flatten, tree_flatten_with_path, tree_unflatten
 from tracegrad.tracer.tracer import Tracer
@@ -106,7 +106,7 @@ def with_constants(program: Program, captured: Sequence[Any]) -> tuple[Program, 
     """Turn captured concrete arrays, the program's leading inputs, into its constants; return the captured tracers that remain."""
     constants, inputs, rest = list(program.constants), [], []
     for var, x in zip(program.inputs, captured):
-        if isinstance(x, Tracer) or is_key(var.type.dtype):
+        if isinstance(x, Tracer) or is_key(var.type.dtype) or is_tape(var.type.dtype):
             inputs.append(var)
             rest.append(x)
         else:

@@ -91,7 +91,7 @@ class Staging:
         if not isinstance(x, (Array, np.ndarray)):
             return Literal(x, type_of(x))
         aval = type_of(x)
-        if aval.shape == () and not is_key(aval.dtype) and aval.dtype.kind != "V":
+        if aval.shape == () and not is_key(aval.dtype) and aval.dtype.kind not in "VT":
             return Literal(np.asarray(x), aval)
         return self._capture(x, aval)
 

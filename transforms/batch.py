@@ -12,10 +12,10 @@ from tracegrad.ir.bind import Interpreter, current, type_of, using
 from tracegrad.ir.evaluate import run
 from tracegrad.ir.primitive import Primitive
 from tracegrad.ir.program import Program
-from tracegrad.ir.types import ArrayType
 from tracegrad.tracer.tracer import Tracer
 from tracegrad.transforms.rules import add_dim, move_dim
 from tracegrad.transforms.staged import cached, stage
+from tracegrad.transforms.tape_values import batched, move_tape_dim, unbatched
 from tracegrad.transforms.zero import Axis
 
 
@@ -26,8 +26,7 @@ class BatchTracer(Tracer):
 
     def __init__(self, interpreter: Any, value: Any, dim: int):
         self.interpreter = interpreter
-        t = type_of(value)
-        self.aval = ArrayType(t.shape[:dim] + t.shape[dim + 1 :], t.dtype, t.weak)
+        self.aval = unbatched(type_of(value), dim)
         self.value = value
         self.dim = dim
 
@@ -137,6 +136,8 @@ def to_dim(x: Any, dim: int | None, to: int | None, size: int) -> Any:
     """`x` with its batch dimension where it is wanted; repeated if it has none. It cannot be taken away."""
     if to is None or dim == to:
         return x
+    if to < 0 or dim is not None and dim < 0:
+        return move_tape_dim(x, dim, to, size)
     return add_dim(x, to, size) if dim is None else move_dim(x, dim, to)
 
 
@@ -159,9 +160,5 @@ def batch_program(
         out_dims = tuple(found)
         return outs
 
-    types = [t if d is None else batched_type(t, d, axis.size) for t, d in zip(program.in_types, dims, strict=True)]
+    types = [t if d is None else batched(t, d, axis.size) for t, d in zip(program.in_types, dims, strict=True)]
     return stage(fun, types, program.name), out_dims
-
-
-def batched_type(t: ArrayType, dim: int, size: int) -> ArrayType:
-    return ArrayType((*t.shape[:dim], size, *t.shape[dim:]), t.dtype, t.weak)

@@ -1,4 +1,4 @@
-"""Derivatives and batching of cond and while. Those of scan are in `scan.py`.
+"""Derivatives and batching of cond, and what the rules of all control flow share. Loops are in `scan.py` and `while_loops.py`.
 
 Each rule makes new regions out of the old ones (`jvp_program` and its kind, which remember their results) and binds the primitive
 again with more operands. Where a loop carries values, which of them have tangents, or a batch axis, is found as a fixpoint.
@@ -13,21 +13,23 @@ import numpy as np
 
 from tracegrad.ir import ops
 from tracegrad.ir.bind import bind, type_of, using
-from tracegrad.ir.control_flow import cond_p, split_while, while_p
+from tracegrad.ir.control_flow import cond_p, scan_p
 from tracegrad.ir.evaluate import run
+from tracegrad.ir.primitive import Primitive
 from tracegrad.ir.program import Atom, Equation, Literal, Program, Var
 from tracegrad.ir.structural import broadcast_in_dim_p
-from tracegrad.ir.types import ArrayType, is_key, tangent_type
+from tracegrad.ir.tapes import empty_tape_p
+from tracegrad.ir.types import ArrayType, is_key, is_tape, tangent_type
 from tracegrad.tracer.tracer import Tracer
 from tracegrad.transforms.batch import batch_program, to_dim
 from tracegrad.transforms.calls import linearize_call
-from tracegrad.transforms.dead_code import remove_dead_code
 from tracegrad.transforms.jvp import jvp_program
 from tracegrad.transforms.linearize import linearize_program
 from tracegrad.transforms.partial import PARTIAL_RULES, Partial, partial_program
 from tracegrad.transforms.staged import Split, stage
+from tracegrad.transforms.tape_values import unbatched
 from tracegrad.transforms.transpose import transpose_program
-from tracegrad.transforms.zero import Axis, Linear, Zero, instantiate
+from tracegrad.transforms.zero import Axis, Linear, Zero
 
 
 def either(*rows: Sequence[bool]) -> tuple[bool, ...]:
@@ -58,8 +60,33 @@ def front(batched: Sequence[bool]) -> tuple[int | None, ...]:
     return tuple([0 if b else None for b in batched])
 
 
+def at_front(dims: Sequence[int | None]) -> tuple[int | None, ...]:
+    """The batch dimensions of operands that were `moved_to_front`."""
+    return tuple([d if d is None or d < 0 else 0 for d in dims])
+
+
 def moved_to_front(args: Sequence[Any], dims: Sequence[int | None], size: int) -> list[Any]:
-    return [x if d is None else to_dim(x, d, 0, size) for x, d in zip(args, dims, strict=True)]
+    """Operands with their batch dimensions at the front; tapes that have theirs in their elements are left as they are."""
+    return [x if d is None or d < 0 else to_dim(x, d, 0, size) for x, d in zip(args, dims, strict=True)]
+
+
+def one_by_one(
+    axis: Axis, args: Sequence[Any], dims: Sequence[int | None], primitive: Primitive, params: dict[str, Any]
+) -> tuple[tuple[Any, ...], tuple[int, ...]]:
+    """Batching as a loop over the examples, each of which goes its own way."""
+    fixed = [x for x, d in zip(args, dims) if d is None]
+    scanned = [to_dim(x, d, 0, axis.size) for x, d in zip(args, dims) if d is not None]
+
+    def one(*values: Any) -> Sequence[Any]:
+        shared, own = iter(values[: len(fixed)]), iter(values[len(fixed) :])
+        return bind(primitive, *[next(shared if d is None else own) for d in dims], **params)
+
+    types = [type_of(x) for x in fixed]
+    types += [unbatched(type_of(x), 0) for x in scanned]
+    body = stage(one, types, primitive.name)
+    loop = {"length": axis.size, "reverse": False, "num_consts": len(fixed), "num_carry": 0, "unroll": 1}
+    outs = bind(scan_p, *fixed, *scanned, body=body, **loop)
+    return outs, (0,) * len(outs)
 
 
 # cond
@@ -136,7 +163,11 @@ def _unified(splits: Sequence[Split]) -> tuple[tuple[Program, ...], tuple[Progra
 
 def _zeros(t: ArrayType, equations: list[Equation]) -> Atom:
     """An atom that is zeros of the type; its equation, if it needs one, is appended."""
-    if is_key(t.dtype):
+    if is_tape(t.dtype) and t.shape == ():
+        tape = Var(t)
+        equations.append(Equation(empty_tape_p, [], [tape], {"element": t.dtype.element}))
+        return tape
+    if is_key(t.dtype) or is_tape(t.dtype):
         raise NotImplementedError("cond: a derivative keeps a random key made in a branch; make the key outside of the branches")
     zero = Literal(np.zeros((), t.dtype), ArrayType((), t.dtype))
     if t.shape == ():
@@ -185,12 +216,11 @@ def _cond_transpose(cts: Sequence[Any], inputs: Sequence[Any], *, branches: tupl
 
 def _cond_batch(axis: Axis, args: Sequence[Any], dims: Sequence[int | None], *, branches: tuple[Program, ...]) -> tuple[Any, Any]:
     index, *operands = args
-    at_front = front(as_mask(dims[1:]))
+    in_dims = at_front(dims[1:])
     operands = moved_to_front(operands, dims[1:], axis.size)
     if dims[0] is None:
-        batched = either(*[as_mask(batch_program(b, axis, at_front)[1]) for b in branches])
-        wanted = front(batched)
-        outs = bind(cond_p, index, *operands, branches=tuple([batch_program(b, axis, at_front, wanted)[0] for b in branches]))
+        wanted = tuple([_shared_dim(ds) for ds in zip(*[batch_program(b, axis, in_dims)[1] for b in branches])])
+        outs = bind(cond_p, index, *operands, branches=tuple([batch_program(b, axis, in_dims, wanted)[0] for b in branches]))
         return outs, wanted
     if any(b.has_effects for b in branches):
         raise NotImplementedError(
@@ -198,12 +228,21 @@ def _cond_batch(axis: Axis, args: Sequence[Any], dims: Sequence[int | None], *, 
             "(a callback or a print); take them out of the branches, or vmap over arguments that the predicate does not depend on"
         )
     wanted = (0,) * len(branches[0].outputs)
-    results = [run(batch_program(b, axis, at_front, wanted)[0], *operands) for b in branches]
+    results = [run(batch_program(b, axis, in_dims, wanted)[0], *operands) for b in branches]
     chosen_so_far = list(results[0])
     for i, outs in enumerate(results[1:], 1):
         reached = ops.ge(index, np.int32(i))
         chosen_so_far = [select_examples(reached, x, y) for x, y in zip(outs, chosen_so_far)]
     return chosen_so_far, wanted
+
+
+def _shared_dim(dims: Sequence[int | None]) -> int | None:
+    """Where a result of a cond has its batch dimension, given where each branch has it."""
+    found = {d if d is None or d < 0 else 0 for d in dims}
+    if found == {None}:
+        return None
+    inside = [d for d in found if d is not None and d < 0]
+    return 0 if 0 in found or len(inside) != 1 else inside[0]
 
 
 def select_examples(pred: Any, on_true: Any, on_false: Any) -> Any:
@@ -215,178 +254,3 @@ def select_examples(pred: Any, on_true: Any, on_false: Any) -> Any:
 
 
 cond_p.define(jvp=_cond_jvp, linearize=_cond_linearize, transpose=_cond_transpose, batch=_cond_batch)
-
-
-# while
-
-
-def _while_dual(
-    primals: Sequence[Any], nonzero: Sequence[bool], cond: Program, body: Program, cond_nconsts: int, body_nconsts: int
-) -> tuple[tuple[bool, ...], Any]:
-    """The loop that carries tangents along: which carries have one, and `loop(tangents of the nonzero operands, with Zero) -> results`."""
-    consts_nz, carry_nz = (
-        tuple(nonzero[cond_nconsts : cond_nconsts + body_nconsts]),
-        tuple(nonzero[cond_nconsts + body_nconsts :]),
-    )
-    while True:
-        both, out_nz = jvp_program(body, consts_nz + carry_nz, carry_nz)
-        if out_nz == carry_nz:
-            break
-        carry_nz = either(carry_nz, out_nz)
-    test = cond.replace(inputs=[*cond.inputs, *[Var(tangent_type(t)) for t in chosen(body.out_types, carry_nz)]])
-    n, nb, nc = len(body.inputs), body_nconsts, sum(consts_nz)
-    vars_ = both.inputs
-    both = both.replace(inputs=[*vars_[:nb], *vars_[n : n + nc], *vars_[nb:n], *vars_[n + nc :]])
-    cond_consts, body_consts, init = split_while(primals, cond_nconsts, body_nconsts)
-
-    def loop(tangents: Sequence[Any]) -> tuple[Any, ...]:
-        _, const_dots, init_dots = split_while(tangents, cond_nconsts, body_nconsts)
-        return bind(
-            while_p,
-            *cond_consts,
-            *body_consts,
-            *chosen(const_dots, consts_nz),
-            *init,
-            *[instantiate(t) for t in chosen(init_dots, carry_nz)],
-            cond=test,
-            body=both,
-            cond_nconsts=cond_nconsts,
-            body_nconsts=body_nconsts + nc,
-        )
-
-    return carry_nz, loop
-
-
-def _while_jvp(primals: Sequence[Any], tangents: Sequence[Any], **params: Any) -> tuple[Any, Any]:
-    types = params["body"].out_types
-    carry_nz, loop = _while_dual(primals, nonzeros(tangents), **params)
-    outs = loop(tangents)
-    return outs[: len(types)], with_zeros(outs[len(types) :], carry_nz, types)
-
-
-def _while_linearize(nonzero: Sequence[bool], primals: Sequence[Any], **params: Any) -> tuple[Any, Any, Any]:
-    types = params["body"].out_types
-    carry_nz, loop = _while_dual(primals, nonzero, **params)
-    outs = bind(while_p, *primals, **params)
-
-    def linear(*tangents: Any) -> Sequence[Any]:
-        # The number of steps is unknown, so there is no place for the values of each: the primal loop runs again beside the tangents.
-        return loop(with_zeros(tangents, nonzero, [type_of(x) for x in primals]))[len(types) :]
-
-    return outs, carry_nz, linear
-
-
-def _while_transpose(cts: Sequence[Any], inputs: Sequence[Any], **params: Any) -> Sequence[Any]:
-    raise ValueError(
-        "Reverse-mode differentiation does not work for lax.while_loop or lax.fori_loop with dynamic start/stop values: the number of "
-        f"steps, and so the space for what the backward pass needs of each, is unknown. The loop is {params['body'].name}.\n"
-        "Use lax.fori_loop with bounds that are Python integers, or lax.scan over a fixed number of steps with a flag in the carry that "
-        "says when to stop changing it; or give the whole iteration a derivative of its own with custom_vjp (for fixed points: the implicit "
-        "function theorem). Forward mode (jvp, jacfwd) works."
-    )
-
-
-def _while_batch(
-    axis: Axis,
-    args: Sequence[Any],
-    dims: Sequence[int | None],
-    *,
-    cond: Program,
-    body: Program,
-    cond_nconsts: int,
-    body_nconsts: int,
-) -> tuple[Any, Any]:
-    args = moved_to_front(args, dims, axis.size)
-    cond_dims, body_dims, carry_dims = split_while(front(as_mask(dims)), cond_nconsts, body_nconsts)
-    cond_consts, body_consts, init = split_while(args, cond_nconsts, body_nconsts)
-    own = as_mask(carry_dims)
-    while True:
-        test, (pred_dim,) = batch_program(cond, axis, (*cond_dims, *carry_dims), (None,))
-        if pred_dim is not None:
-            carry_dims = (0,) * len(init)
-        step, out_dims = batch_program(body, axis, (*body_dims, *carry_dims), carry_dims)
-        if tuple(out_dims) == tuple(carry_dims):
-            break
-        carry_dims = front(either(as_mask(carry_dims), as_mask(out_dims)))
-    init = tuple([x if b or d is None else to_dim(x, None, 0, axis.size) for x, b, d in zip(init, own, carry_dims)])
-    if pred_dim is None:
-        outs = bind(
-            while_p,
-            *cond_consts,
-            *body_consts,
-            *init,
-            cond=test,
-            body=step,
-            cond_nconsts=cond_nconsts,
-            body_nconsts=body_nconsts,
-        )
-        return outs, carry_dims
-    test, _ = batch_program(cond, axis, (*cond_dims, *carry_dims), (0,))
-    return _while_until_all(test, step, cond_consts, body_consts, init), carry_dims
-
-
-def _while_until_all(test: Program, step: Program, cond_consts: Any, body_consts: Any, init: Any) -> tuple[Any, ...]:
-    """Loop as long as any example has to; those that are done keep their values. Whether each goes on is carried along."""
-    nc, nb = len(cond_consts), len(body_consts)
-
-    def any_left(going: Any, *_: Any) -> list[Any]:
-        return [ops.reduce_or(going, (0,))]
-
-    def body(*values: Any) -> list[Any]:
-        tests, consts, (going, *carry) = values[:nc], values[nc : nc + nb], values[nc + nb :]
-        new = [select_examples(going, x, y) for x, y in zip(run(step, *consts, *carry), carry)]
-        return [run(test, *tests, *new)[0], *new]
-
-    going = run(test, *cond_consts, *init)[0]
-    carry_types = [type_of(going), *[type_of(x) for x in init]]
-    const_types = [type_of(x) for x in (*cond_consts, *body_consts)]
-    outs = bind(
-        while_p,
-        *cond_consts,
-        *body_consts,
-        going,
-        *init,
-        cond=stage(any_left, carry_types, f"{test.name}_any"),
-        body=stage(body, [*const_types, *carry_types], step.name),
-        cond_nconsts=0,
-        body_nconsts=nc + nb,
-    )
-    return outs[1:]
-
-
-def _while_partial(partial: Partial, args: tuple[Any, ...], unknown: list[bool], params: dict[str, Any]) -> tuple[Any, ...]:
-    cond, body, nc, nb = params["cond"], params["body"], params["cond_nconsts"], params["body_nconsts"]
-    cond_unknown, consts_unknown, carry_unknown = split_while(unknown, nc, nb)
-    while True:
-        out = partial_program(body, consts_unknown + carry_unknown, carry_unknown).unknown_out
-        if out == carry_unknown:
-            break
-        carry_unknown = either(carry_unknown, out)
-    staged = partial.staging.process(while_p, args, params)
-    if all(carry_unknown) or partial_program(cond, cond_unknown + carry_unknown).unknown_out[0]:
-        return staged
-    # What is known runs now, without the rest; what is not is staged as the whole loop.
-    keep = [not u for u in carry_unknown]
-    pruned = remove_dead_code(body, keep)
-    pruned = pruned.replace(inputs=chosen(pruned.inputs, [not u for u in consts_unknown] + keep))
-    test = cond.replace(inputs=[*cond.inputs[:nc], *chosen(cond.inputs[nc:], keep)])
-    cond_consts, body_consts, init = split_while(args, nc, nb)
-    known_consts = [x for x, u in zip(body_consts, consts_unknown) if not u]
-    with using(partial.parent):
-        known = iter(
-            bind(
-                while_p,
-                *cond_consts,
-                *known_consts,
-                *chosen(init, keep),
-                cond=test,
-                body=pruned,
-                cond_nconsts=nc,
-                body_nconsts=len(known_consts),
-            )
-        )
-    return tuple([x if u else next(known) for x, u in zip(staged, carry_unknown)])
-
-
-PARTIAL_RULES[while_p] = _while_partial
-while_p.define(jvp=_while_jvp, linearize=_while_linearize, transpose=_while_transpose, batch=_while_batch)

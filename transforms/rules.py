@@ -21,6 +21,7 @@ from tracegrad.ir import ops
 from tracegrad.ir.bind import bind, bind1, type_of
 from tracegrad.ir.primitive import Declined, Primitive
 from tracegrad.ir.types import ArrayType, is_inexact, tangent_type
+from tracegrad.transforms.tape_values import move_dim as move_dim
 from tracegrad.transforms.zero import Linear, Zero, add_tangents, instantiate, is_zero
 
 
@@ -213,14 +214,6 @@ def transposes(prim: Primitive, rule: Callable[..., Sequence[Any]]) -> None:
 
 
 # Batching.
-
-
-def move_dim(x: Any, source: int, to: int) -> Any:
-    if source == to:
-        return x
-    permutation = [i for i in range(len(type_of(x).shape)) if i != source]
-    permutation.insert(to, source)
-    return ops.transpose(x, tuple(permutation))
 
 
 def add_dim(x: Any, to: int, size: int) -> Any:

@@ -1,4 +1,4 @@
-"""Derivatives and batching of scan.
+"""Derivatives and batching of scan, and of scans over tapes, which are the same loops with a number of steps that is a value.
 
 Linearization runs the loop once, giving out as stacked results only those residuals that change from step to step and that
 nothing else holds: constants of the loop and what depends on them alone stay constants, slices of scanned arrays and stacked results
@@ -15,15 +15,28 @@ from tracegrad.ir.bind import bind, current, type_of, using
 from tracegrad.ir.control_flow import scan_p, split_scan
 from tracegrad.ir.elementwise import add_p
 from tracegrad.ir.evaluate import run
+from tracegrad.ir.primitive import Primitive
 from tracegrad.ir.program import Equation, Program, Var
-from tracegrad.ir.types import ArrayType, is_inexact, tangent_type
+from tracegrad.ir.tapes import tape_scan_p
+from tracegrad.ir.types import has_tangents, tangent_type
 from tracegrad.transforms.batch import batch_program, to_dim
-from tracegrad.transforms.control_flow import as_mask, chosen, either, front, nonzeros, with_zeros
+from tracegrad.transforms.control_flow import (
+    as_mask,
+    at_front,
+    chosen,
+    either,
+    front,
+    moved_to_front,
+    nonzeros,
+    one_by_one,
+    with_zeros,
+)
 from tracegrad.transforms.duplicates import merge_common
 from tracegrad.transforms.jvp import jvp_program
 from tracegrad.transforms.linearize import linearize_program
 from tracegrad.transforms.partial import PARTIAL_RULES, Partial, partial_program
 from tracegrad.transforms.staged import Split, cached, renamed
+from tracegrad.transforms.tape_values import in_elements, lengths_agree
 from tracegrad.transforms.transpose import transpose_program
 from tracegrad.transforms.zero import Axis, Linear, Zero, instantiate
 
@@ -36,11 +49,11 @@ def may_have_tangents(program: Program, nonzero: tuple[bool, ...]) -> tuple[bool
     live = {v for v, nz in zip(program.inputs, nonzero) if nz}
     for eqn in program.equations:
         if eqn.primitive.name not in _NO_TANGENT and any([a in live for a in eqn.inputs]):
-            live.update([v for v in eqn.outputs if is_inexact(v.type.dtype)])
+            live.update([v for v in eqn.outputs if has_tangents(v.type.dtype)])
     return tuple([a in live for a in program.outputs])
 
 
-def _carries_with_tangents(
+def carries_with_tangents(
     body: Program, consts: tuple[bool, ...], carry: tuple[bool, ...], xs: tuple[bool, ...]
 ) -> tuple[bool, ...]:
     while True:
@@ -50,7 +63,7 @@ def _carries_with_tangents(
         carry = grown
 
 
-def _regrouped(xs: Sequence[Any], *lengths: int) -> list[list[Any]]:
+def regrouped(xs: Sequence[Any], *lengths: int) -> list[list[Any]]:
     groups, at = [], 0
     for n in lengths:
         groups.append(list(xs[at : at + n]))
@@ -71,39 +84,47 @@ def _params(
     }
 
 
+def as_equation(params: dict[str, Any], operands: Sequence[Any]) -> tuple[Primitive, tuple[Any, ...], dict[str, Any]]:
+    """The loop that `params` describe: a scan, or a scan over tapes if they hold its number of steps as `count`."""
+    if "count" not in params:
+        return scan_p, tuple(operands), params
+    return tape_scan_p, (params["count"], *operands), {k: params[k] for k in ("body", "reverse", "num_consts", "num_carry")}
+
+
+def bind_loop(params: dict[str, Any], *operands: Any) -> tuple[Any, ...]:
+    """Run the loop that `params` describe."""
+    primitive, operands, params = as_equation(params, operands)
+    return bind(primitive, *operands, **params)
+
+
 # Forward mode
 
 
 def _scan_jvp(primals: Sequence[Any], tangents: Sequence[Any], **params: Any) -> tuple[Any, Any]:
     body, nc, nk = params["body"], params["num_consts"], params["num_carry"]
     consts_nz, carry_nz, xs_nz = split_scan(nonzeros(tangents), nc, nk)
-    carry_nz = _carries_with_tangents(body, consts_nz, carry_nz, xs_nz)
+    carry_nz = carries_with_tangents(body, consts_nz, carry_nz, xs_nz)
     n_out = len(body.outputs)
     both, out_nz = jvp_program(body, consts_nz + carry_nz + xs_nz, carry_nz + (False,) * (n_out - nk))
     n, kd = len(body.inputs), sum(carry_nz)
-    c, k, x = _regrouped(both.inputs[:n], nc, nk)
-    cd, kdots, xd = _regrouped(both.inputs[n:], sum(consts_nz), kd)
-    carry_out, ys_out, carry_dots, ys_dots = _regrouped(both.outputs, nk, n_out - nk, kd)
+    c, k, x = regrouped(both.inputs[:n], nc, nk)
+    cd, kdots, xd = regrouped(both.inputs[n:], sum(consts_nz), kd)
+    carry_out, ys_out, carry_dots, ys_dots = regrouped(both.outputs, nk, n_out - nk, kd)
     both = both.replace(inputs=[*c, *cd, *k, *kdots, *x, *xd], outputs=[*carry_out, *carry_dots, *ys_out, *ys_dots])
     consts, init, xs = split_scan(primals, nc, nk)
     const_dots, init_dots, xs_dots = split_scan(tangents, nc, nk)
-    outs = bind(
-        scan_p,
+    outs = bind_loop(
+        _params(params, both, nc + len(cd), nk + kd),
         *consts,
         *chosen(const_dots, consts_nz),
         *init,
         *[instantiate(t) for t in chosen(init_dots, carry_nz)],
         *xs,
         *chosen(xs_dots, xs_nz),
-        **_params(params, both, nc + len(cd), nk + kd),
     )
-    carry_out, carry_dots, ys_out, ys_dots = _regrouped(outs, nk, kd, n_out - nk)
-    types = scan_p.type_rule(*_types_of(primals), **params)
+    carry_out, carry_dots, ys_out, ys_dots = regrouped(outs, nk, kd, n_out - nk)
+    types = [type_of(x) for x in (*carry_out, *ys_out)]
     return carry_out + ys_out, with_zeros(carry_dots + ys_dots, out_nz, types)
-
-
-def _types_of(xs: Sequence[Any]) -> list[ArrayType]:
-    return [type_of(x) for x in xs]
 
 
 # Splitting a loop into one that runs now and one that comes later
@@ -116,7 +137,7 @@ _CHEAP = _MOVES | frozenset(
 )
 
 
-class _Plan(NamedTuple):
+class Plan(NamedTuple):
     """How a loop is split. Sources of the later loop's residuals are pairs of a kind and a position: ("const", i) and ("x", i) are operands
     of the loop, ("y", i) one of its stacked results, ("before", i) a result of `before`.
 
@@ -134,7 +155,7 @@ class _Plan(NamedTuple):
     num_outs: int
 
 
-def _plan(split: Split, num_consts: int, num_carry: int) -> _Plan:
+def _plan(split: Split, num_consts: int, num_carry: int) -> Plan:
     known = merge_common(split.known)
     n_outs = split.num_outs
     position = {v: i for i, v in enumerate(known.inputs)}
@@ -244,7 +265,7 @@ def _plan(split: Split, num_consts: int, num_carry: int) -> _Plan:
     )
     first = _needed_before(known, num_consts, before) if before else None
     now = known.replace(outputs=[*known.outputs[:n_outs], *extra])
-    return _Plan(now, first, body, tuple(consts), tuple(xs), split.unknown_out, n_outs)
+    return Plan(now, first, body, tuple(consts), tuple(xs), split.unknown_out, n_outs)
 
 
 def _invariants(body: Program, num_consts: int) -> set[Var]:
@@ -270,23 +291,23 @@ def _needed_before(body: Program, num_consts: int, results: list[Var]) -> Progra
 
 
 def _run_now(
-    plan: _Plan, consts: Sequence[Any], init: Sequence[Any], xs: Sequence[Any], params: dict[str, Any]
+    plan: Plan, consts: Sequence[Any], init: Sequence[Any], xs: Sequence[Any], params: dict[str, Any]
 ) -> tuple[list[Any], list[Any], list[Any]]:
     """Run the loop that is known, under the current interpreter: its results, and the later loop's constant and scanned residuals."""
-    outs = bind(scan_p, *consts, *init, *xs, **_params(params, plan.now, len(consts), len(init)))
+    outs = bind_loop(_params(params, plan.now, len(consts), len(init)), *consts, *init, *xs)
     first = run(plan.before, *consts) if plan.before is not None else ()
     values: dict[str, Sequence[Any]] = {"const": consts, "x": xs, "y": outs[len(init) :], "before": first}
     return list(outs[: plan.num_outs]), [values[k][i] for k, i in plan.consts], [values[k][i] for k, i in plan.xs]
 
 
-def _later_body(plan: _Plan, num_consts: int, num_carry: int) -> Program:
+def later_body(plan: Plan, num_consts: int, num_carry: int) -> Program:
     """The later body with its inputs in the order of a scan's: residual constants, constants, carry, residual slices, slices."""
-    rc, rx, consts, carry, xs = _regrouped(plan.later.inputs, len(plan.consts), len(plan.xs), num_consts, num_carry)
+    rc, rx, consts, carry, xs = regrouped(plan.later.inputs, len(plan.consts), len(plan.xs), num_consts, num_carry)
     return plan.later.replace(inputs=[*rc, *consts, *carry, *rx, *xs])
 
 
 @cached
-def _linearized_body(body: Program, nonzero: tuple[bool, ...], carry_nz: tuple[bool, ...], num_consts: int) -> _Plan:
+def linearized_body(body: Program, nonzero: tuple[bool, ...], carry_nz: tuple[bool, ...], num_consts: int) -> Plan:
     forced = carry_nz + (False,) * (len(body.outputs) - len(carry_nz))
     return _plan(linearize_program(body, nonzero, forced), num_consts, len(carry_nz))
 
@@ -295,24 +316,24 @@ def _scan_linearize(nonzero: Sequence[bool], primals: Sequence[Any], **params: A
     body, nc, nk = params["body"], params["num_consts"], params["num_carry"]
     consts_nz, carry_nz, xs_nz = split_scan(nonzero, nc, nk)
     init_nz = carry_nz
-    carry_nz = _carries_with_tangents(body, consts_nz, carry_nz, xs_nz)
-    plan = _linearized_body(body, consts_nz + carry_nz + xs_nz, carry_nz, nc)
+    carry_nz = carries_with_tangents(body, consts_nz, carry_nz, xs_nz)
+    plan = linearized_body(body, consts_nz + carry_nz + xs_nz, carry_nz, nc)
     consts, init, xs = split_scan(primals, nc, nk)
     outs, res_consts, res_xs = _run_now(plan, consts, init, xs, params)
-    later = _later_body(plan, sum(consts_nz), sum(carry_nz))
+    later = later_body(plan, sum(consts_nz), sum(carry_nz))
 
     def linear(*tangents: Any) -> Sequence[Any]:
-        const_dots, init_dots, xs_dots = _regrouped(tangents, sum(consts_nz), sum(init_nz))
+        const_dots, init_dots, xs_dots = regrouped(tangents, sum(consts_nz), sum(init_nz))
         dots = with_zeros(init_dots, init_nz, [type_of(x) for x in init])
         carried = [instantiate(t) for t in chosen(dots, carry_nz)]
         rule_params = _params(params, later, len(res_consts) + len(const_dots), len(carried))
-        return bind(scan_p, *res_consts, *const_dots, *carried, *res_xs, *xs_dots, **rule_params)
+        return bind_loop(rule_params, *res_consts, *const_dots, *carried, *res_xs, *xs_dots)
 
     return outs, plan.unknown_out, linear
 
 
 @cached
-def _partial_body(body: Program, unknown: tuple[bool, ...], carry: tuple[bool, ...], num_consts: int) -> _Plan:
+def partial_body(body: Program, unknown: tuple[bool, ...], carry: tuple[bool, ...], num_consts: int) -> Plan:
     forced = carry + (False,) * (len(body.outputs) - len(carry))
     split = partial_program(body, unknown, forced)
     return _plan(split, unknown[:num_consts].count(False), carry.count(False))
@@ -331,7 +352,7 @@ def _split_loop(unknown: Sequence[bool], args: Sequence[Any], params: dict[str, 
         if out == carry_u:
             break
         carry_u = either(carry_u, out)
-    plan = _partial_body(body, consts_u + carry_u + xs_u, carry_u, nc)
+    plan = partial_body(body, consts_u + carry_u + xs_u, carry_u, nc)
     consts, init, xs = split_scan(args, nc, nk)
     known_consts, known_init, known_xs = (
         [x for x, u in zip(group, mask) if not u] for group, mask in ((consts, consts_u), (init, carry_u), (xs, xs_u))
@@ -339,7 +360,7 @@ def _split_loop(unknown: Sequence[bool], args: Sequence[Any], params: dict[str, 
     with using(now):
         outs, res_consts, res_xs = _run_now(plan, known_consts, known_init, known_xs, params)
     rest_consts, rest_init, rest_xs = chosen(consts, consts_u), chosen(init, carry_u), chosen(xs, xs_u)
-    later = _later_body(plan, len(rest_consts), len(rest_init))
+    later = later_body(plan, len(rest_consts), len(rest_init))
     operands = (*res_consts, *rest_consts, *rest_init, *res_xs, *rest_xs)
     # Which of the original operands each operand of the rest is; None for residuals.
     origin = [i for i, u in enumerate(consts_u) if u]
@@ -352,7 +373,7 @@ def _split_loop(unknown: Sequence[bool], args: Sequence[Any], params: dict[str, 
 def _scan_partial(partial: Partial, args: tuple[Any, ...], unknown: list[bool], params: dict[str, Any]) -> tuple[Any, ...]:
     outs, unknown_out, (operands, _), rest = _split_loop(unknown, args, params, partial.parent)
     known = iter(outs)
-    staged = iter(partial.staging.process(scan_p, operands, rest))
+    staged = iter(partial.staging.process(*as_equation(rest, operands)))
     return tuple([next(staged) if u else next(known) for u in unknown_out])
 
 
@@ -362,16 +383,16 @@ PARTIAL_RULES[scan_p] = _scan_partial
 # Reverse mode
 
 
-def _scan_transpose(cts: Sequence[Any], inputs: Sequence[Any], **params: Any) -> Sequence[Any]:
+def transpose_scan(cts: Sequence[Any], inputs: Sequence[Any], **params: Any) -> Sequence[Any]:
     body, nc, nk = params["body"], params["num_consts"], params["num_carry"]
     linear = [type(x) is Linear for x in inputs]
     lin_consts, lin_carry, lin_xs = split_scan(linear, nc, nk)
     if not all(lin_carry):
-        if not all(_carries_with_tangents(body, lin_consts, lin_carry, lin_xs)):
+        if not all(carries_with_tangents(body, lin_consts, lin_carry, lin_xs)):
             return _transpose_rest(cts, inputs, linear, params)
         # A carry that starts at a known value but becomes linear is affine: its start does not matter to the cotangents of the others.
         given = [Linear(type_of(x)) if nc <= i < nc + nk and type(x) is not Linear else x for i, x in enumerate(inputs)]
-        return [ct if lin else None for ct, lin in zip(_scan_transpose(cts, given, **params), linear)]
+        return [ct if lin else None for ct, lin in zip(transpose_scan(cts, given, **params), linear)]
     consts, carry, xs = split_scan(inputs, nc, nk)
     ys_nz = nonzeros(cts[nk:])
     carry_nz = nonzeros(cts[:nk])
@@ -389,16 +410,15 @@ def _scan_transpose(cts: Sequence[Any], inputs: Sequence[Any], **params: Any) ->
     in_types = [x.type if type(x) is Linear else None for x in inputs]
     acc = [instantiate(Zero(tangent_type(t))) for t in chosen([t for t in in_types[:nc] if t is not None], consts_nz)]
     ct_carry = [instantiate(ct) for ct in chosen(cts[:nk], carry_nz)]
-    outs = bind(
-        scan_p,
+    outs = bind_loop(
+        _params(params, step, n_res_consts, n_carry + n_acc, not params["reverse"]),
         *[x for x in consts if type(x) is not Linear],
         *ct_carry,
         *acc,
         *[x for x in xs if type(x) is not Linear],
         *chosen(cts[nk:], ys_nz),
-        **_params(params, step, n_res_consts, n_carry + n_acc, not params["reverse"]),
     )
-    of_carry, of_consts, of_xs = (iter(g) for g in _regrouped(outs, n_carry, n_acc))
+    of_carry, of_consts, of_xs = (iter(g) for g in regrouped(outs, n_carry, n_acc))
     flags = iter(consts_nz + carry_nz + xs_nz)
     results: list[Any] = []
     for i, x in enumerate(inputs):
@@ -416,8 +436,8 @@ def _accumulating(turned: Program, n_res_consts: int, n_res_xs: int, n_acc: int,
     turned: (residual constants, residual slices, cotangents of carry and ys) -> (cotangents of constants, of the carry, of the slices).
     Result: (residual constants; cotangents of the carry, sums; residual slices, cotangents of ys) -> (carry, sums; cotangents of slices).
     """
-    res_consts, res_xs, ct_carry, ct_ys = _regrouped(turned.inputs, n_res_consts, n_res_xs, n_carry)
-    out_consts, out_carry, out_xs = _regrouped(turned.outputs, n_acc, n_carry)
+    res_consts, res_xs, ct_carry, ct_ys = regrouped(turned.inputs, n_res_consts, n_res_xs, n_carry)
+    out_consts, out_carry, out_xs = regrouped(turned.outputs, n_acc, n_carry)
     sums = [Var(a.type) for a in out_consts]
     totals = [Var(a.type) for a in out_consts]
     equations = [Equation(add_p, [s, a], [t], {}) for s, a, t in zip(sums, out_consts, totals)]
@@ -431,7 +451,7 @@ def _accumulating(turned: Program, n_res_consts: int, n_res_xs: int, n_acc: int,
 def _transpose_rest(cts: Sequence[Any], inputs: Sequence[Any], linear: Sequence[bool], params: dict[str, Any]) -> Sequence[Any]:
     """Transpose a loop part of whose carry is not linear (a counter, a loop recomputed): that part runs first, as a loop of its own."""
     _, unknown_out, (operands, where), rest = _split_loop(linear, inputs, params, current())
-    found = _scan_transpose([ct for ct, u in zip(cts, unknown_out) if u], operands, **rest)
+    found = transpose_scan([ct for ct, u in zip(cts, unknown_out) if u], operands, **rest)
     results: list[Any] = [Zero(tangent_type(x.type)) if type(x) is Linear else None for x in inputs]
     for i, ct in zip(where, found):
         if i is not None and type(inputs[i]) is Linear:
@@ -443,25 +463,64 @@ def _transpose_rest(cts: Sequence[Any], inputs: Sequence[Any], linear: Sequence[
 
 
 def _scan_batch(axis: Axis, args: Sequence[Any], dims: Sequence[int | None], **params: Any) -> tuple[Any, Any]:
-    body, nc, nk = params["body"], params["num_consts"], params["num_carry"]
-    const_dims, carry_dims, xs_dims = split_scan(front(as_mask(dims)), nc, nk)
+    body, nc, nk, over_tapes = params["body"], params["num_consts"], params["num_carry"], "count" in params
+    const_dims, carry_dims, xs_dims = split_scan(dims, nc, nk)
     consts, init, xs = split_scan(args, nc, nk)
+    size = axis.size
+    given, const_dims, carry_dims = carry_dims, at_front(const_dims), at_front(carry_dims)
+    slice_dims = tuple([in_elements(d) for d in xs_dims]) if over_tapes else at_front(xs_dims)
     free = (None,) * (len(body.outputs) - nk)
     while True:
-        step, out_dims = batch_program(body, axis, const_dims + carry_dims + xs_dims, carry_dims + free)
+        step, out_dims = batch_program(body, axis, const_dims + carry_dims + slice_dims, carry_dims + free)
         if out_dims[:nk] == carry_dims:
             break
         carry_dims = front(either(as_mask(carry_dims), as_mask(out_dims[:nk])))
-    size = axis.size
-    outs = bind(
-        scan_p,
-        *[x if d is None else to_dim(x, d, 0, size) for x, d in zip(consts, dims)],
-        *[to_dim(x, d, to, size) for x, d, to in zip(init, dims[nc : nc + nk], carry_dims)],
+    outs = bind_loop(
+        _params(params, step, nc, nk),
+        *moved_to_front(consts, dims[:nc], size),
+        *[to_dim(x, d, to, size) for x, d, to in zip(init, given, carry_dims)],
         # The scanned dimension stays first.
-        *[x if d is None else to_dim(x, d, 1, size) for x, d in zip(xs, dims[nc + nk :])],
-        **_params(params, step, nc, nk),
+        *[x if over_tapes or d is None or d < 0 else to_dim(x, d, 1, size) for x, d in zip(xs, xs_dims)],
     )
-    return outs, [*carry_dims, *[None if d is None else d + 1 for d in out_dims[nk:]]]
+    if over_tapes:
+        return outs, [*carry_dims, *map(in_elements, out_dims[nk:])]
+    return outs, [*carry_dims, *[d if d is None or d < 0 else d + 1 for d in out_dims[nk:]]]
 
 
-scan_p.define(jvp=_scan_jvp, linearize=_scan_linearize, transpose=_scan_transpose, batch=_scan_batch)
+scan_p.define(jvp=_scan_jvp, linearize=_scan_linearize, transpose=transpose_scan, batch=_scan_batch)
+
+
+# Scans over tapes: the same, with the number of steps in front of the operands.
+
+
+def _tape_scan_jvp(primals: Sequence[Any], tangents: Sequence[Any], **params: Any) -> tuple[Any, Any]:
+    return _scan_jvp(primals[1:], tangents[1:], **params, count=primals[0])
+
+
+def _tape_scan_linearize(nonzero: Sequence[bool], primals: Sequence[Any], **params: Any) -> tuple[Any, Any, Any]:
+    return _scan_linearize(nonzero[1:], primals[1:], **params, count=primals[0])
+
+
+def _tape_scan_transpose(cts: Sequence[Any], inputs: Sequence[Any], **params: Any) -> Sequence[Any]:
+    return [None, *transpose_scan(cts, inputs[1:], **params, count=inputs[0])]
+
+
+def _tape_scan_partial(
+    partial: Partial, args: tuple[Any, ...], unknown: list[bool], params: dict[str, Any]
+) -> tuple[Any, ...]:
+    if unknown[0]:
+        return partial.staging.process(tape_scan_p, args, params)
+    return _scan_partial(partial, args[1:], unknown[1:], {**params, "count": args[0]})
+
+
+def _tape_scan_batch(axis: Axis, args: Sequence[Any], dims: Sequence[int | None], **params: Any) -> tuple[Any, Any]:
+    tapes = dims[1 + params["num_consts"] + params["num_carry"] :]
+    if dims[0] is not None or not lengths_agree(tapes):
+        return one_by_one(axis, args, dims, tape_scan_p, params)
+    return _scan_batch(axis, args[1:], dims[1:], **params, count=args[0])
+
+
+PARTIAL_RULES[tape_scan_p] = _tape_scan_partial
+tape_scan_p.define(
+    jvp=_tape_scan_jvp, linearize=_tape_scan_linearize, transpose=_tape_scan_transpose, batch=_tape_scan_batch
+)

@@ -14,7 +14,7 @@ from tracegrad.ir import source
 from tracegrad.ir.bind import using
 from tracegrad.ir.evaluate import substitute
 from tracegrad.ir.program import Atom, Constant, Equation, Literal, Program, Var
-from tracegrad.ir.types import ArrayType, is_key
+from tracegrad.ir.types import ArrayType, is_key, is_tape
 from tracegrad.tracer.errors import UnexpectedTracerError, describe
 from tracegrad.tracer.staging import Staging
 from tracegrad.tracer.tracer import Tracer
@@ -73,6 +73,8 @@ def concrete_constant(var: Var, x: Any) -> np.ndarray:
         )
     if is_key(var.type.dtype):
         raise NotImplementedError("a rule captured an array of random keys; pass the keys as an argument")
+    if is_tape(var.type.dtype):
+        raise NotImplementedError("a rule captured what a loop of unknown length has recorded; pass it as an argument, among the residuals")
     return np.asarray(x).astype(var.type.dtype, copy=False)
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from tracegrad.ir import ops, source
+from tracegrad.ir import source
 from tracegrad.ir.bind import current
 from tracegrad.ir.program import Equation, Literal, Program, Var
 from tracegrad.ir.types import tangent_type
 from tracegrad.transforms.staged import cached, stage
+from tracegrad.transforms.tape_values import add_values
 from tracegrad.transforms.zero import Linear, Zero, instantiate
 
 
@@ -34,7 +35,7 @@ def backward(program: Program, inputs: Sequence[Any], cts: Sequence[Any]) -> lis
         if ct is None or type(ct) is Zero or atom not in linear:
             return
         known = ct_of.get(atom)
-        ct_of[atom] = ct if known is None else ops.add(known, ct)
+        ct_of[atom] = ct if known is None else add_values(known, ct)
 
     with source.keeping():
         for eqn in program.equations:

@@ -13,7 +13,8 @@ import numpy as np
 
 from tracegrad.ir import ops
 from tracegrad.ir.bind import type_of
-from tracegrad.ir.types import ArrayType, float0, tangent_type
+from tracegrad.ir.types import ArrayType, float0, is_tape, tangent_type
+from tracegrad.transforms.tape_values import add_values
 
 
 class Zero:
@@ -71,6 +72,9 @@ def instantiate(t: Any) -> Any:
     shape, dtype = t.type.shape, t.type.dtype
     if dtype == float0:
         return np.zeros(shape, float0)
+    if is_tape(dtype):
+        empty = ops.empty_tape(dtype.element)
+        return empty if shape == () else ops.broadcast_in_dim(empty, shape, ())
     zero = np.zeros((), dtype)
     return zero if shape == () else ops.broadcast_in_dim(zero, shape, ())
 
@@ -79,4 +83,4 @@ def add_tangents(x: Any, y: Any) -> Any:
     """The sum of two tangents or cotangents, either of which may be a symbolic zero."""
     if type(x) is Zero:
         return y
-    return x if type(y) is Zero else ops.add(x, y)
+    return x if type(y) is Zero else add_values(x, y)
