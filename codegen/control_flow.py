@@ -158,7 +158,8 @@ def finish_body(body: Context, carry: Carry, atoms: Sequence[Atom], places: Sequ
             if other is not None and (how != IDENTICAL or form.type.shape != other.type.shape):
                 unsafe.add(leaf)
     after: list[tuple[View, Form]] = []
-    for form, view, is_carry in todo:
+    distinct: dict[tuple[int, ...], int] = {}
+    for k, (form, view, is_carry) in enumerate(todo):
         if form in results:
             after.append((view, form))
             continue
@@ -172,12 +173,22 @@ def finish_body(body: Context, carry: Carry, atoms: Sequence[Atom], places: Sequ
             ):
                 body.fill(target, form)
                 continue
+        if type(form) is Pending and form.root.target is None:
+            form.root.target = target
+            continue
         root = Root(view.type, as_lazy(body, form), target)
-        found = body.groups.get(view.type.shape)
-        if found is None or not found.accepts(root):
+        shape = view.type.shape
+        found = body.groups.get(shape)
+        if found is None or not found.accepts(root, distinct.setdefault(shape, _cost_of_shape(body.program, shape))):
             if found is not None:
+                # its nest comes before the one that computes what is left: that must still find the old values
+                left = {leaf for f, _, _ in todo[k:] if f not in results for leaf in leaves_of(f)}
+                for r in found.roots:
+                    if r.target is not None and r.target.buffer in changing and r.target.buffer in left:
+                        after.append((r.target, body.temporary(r.type)))
+                        r.target = after[-1][1]
                 body.flush(found)
-            found = body.groups[view.type.shape] = Group(view.type.shape, body)
+            found = body.groups[shape] = Group(shape, body)
         found.add(root)
     body.flush_all()
     for view, form in after:
@@ -186,6 +197,11 @@ def finish_body(body: Context, carry: Carry, atoms: Sequence[Atom], places: Sequ
         if scalars[k] is None:
             scalars[k] = body.elements(a)
     return flatten([e for found in scalars for e in found or ()])
+
+
+def _cost_of_shape(program: Program, shape: tuple[int, ...]) -> int:
+    """What all elements of this shape at one index cost, each computed once."""
+    return sum(COSTS.get(e.primitive.name, 1) for e in program.equations if e.outputs and e.outputs[0].type.shape == shape)
 
 
 def body_context(

@@ -104,7 +104,7 @@ class Context:
         self.protected: frozenset[Buffer] = frozenset(protected)
         self.scope = self.b.scopes[-1]
         self.late: frozenset[Var] = frozenset()
-        """Outputs that are to stay as they are (the carry of a loop, whose place the loop decides)."""
+        """Outputs whose place the loop decides (its carry): they stay lazy, or wait in a group without a place."""
         for var, view in (targets or {}).items():
             self._aim(var, view)
 
@@ -225,12 +225,13 @@ class Context:
 
     def define(self, var: Var, form: Form) -> None:
         """Bind a value; a lazy one that would be computed too often becomes a root."""
-        if type(form) is Lazy and var not in self.late:
+        if type(form) is Lazy:
+            late = var in self.late
             if (
                 var in self.targets
                 or form.cost > LAZY_COST
                 or form.depth > LAZY_DEPTH
-                or (var in self.plan.shared and form.cost > plan.CHEAP)
+                or (not late and var in self.plan.shared and form.cost > plan.CHEAP)
             ):
                 if var.type.size == 0:
                     form = self.temporary(var.type)

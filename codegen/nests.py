@@ -52,8 +52,11 @@ class Group:
         self.axes: tuple[int, ...] | None = None
         self.context = context
 
-    def accepts(self, root: Root) -> bool:
-        if len(self.roots) >= MOST_ROOTS or sum(r.lazy.cost for r in self.roots) + root.lazy.cost > MOST_COST:
+    def accepts(self, root: Root, distinct: int | None = None) -> bool:
+        """Whether a root may join. `distinct`: what all that its program computes in this space costs, where that is known to be
+        less than the sum over the roots, which may share most of it."""
+        cost = sum(r.lazy.cost for r in self.roots) + root.lazy.cost
+        if len(self.roots) >= MOST_ROOTS or min(cost, cost if distinct is None else distinct) > MOST_COST:
             return False
         return root.reduction is None or self.axes is None or self.axes == root.reduction.axes
 
