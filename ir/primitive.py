@@ -1,8 +1,8 @@
 """Primitives: the operations that equations apply, and the registry that holds them.
 
 A primitive is one record. The `ir` layer gives it a name, a type rule and its meaning (an evaluation in NumPy, which is also the
-oracle of every test); `transforms` adds the rules `jvp`, `transpose`, `batch` (and `linearize` for control flow); `codegen` adds
-`lower`. A rule that cannot exist is `Declined(reason)`, so that a hole is never an accident: a test walks the registry.
+oracle of every test); `transforms` adds the rules `jvp`, `transpose`, `batch` (and `linearize` for control flow, and `jet`, which is
+optional, for Taylor mode); `codegen` adds `lower`. A rule that cannot exist is `Declined(reason)`, so that a hole is never an accident: a test walks the registry.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Declined:
     reason: str
 
 
-RULES = ("jvp", "linearize", "transpose", "batch", "lower")
+RULES = ("jvp", "linearize", "transpose", "batch", "jet", "lower")
 """The rules that layers above `ir` attach to a primitive."""
 
 REGISTRY: dict[str, Primitive] = {}

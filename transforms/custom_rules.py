@@ -44,6 +44,11 @@ def apply_custom(primitive: Primitive, fun: Flat, rule: DerivativeRule, args: Se
     elif kind is BatchInterpreter:
         if any([type(a) is BatchTracer and a.interpreter is interpreter for a in args]):
             return interpreter.process(_Applied(primitive, fun, rule), tuple(args), {})  # type: ignore[arg-type]
+    elif hasattr(kind, "series_tracer"):  # Taylor mode, in a module that is loaded when it is used
+        if any([type(a) is kind.series_tracer and a.interpreter is interpreter for a in args]):
+            # What has no rule for forward mode is expanded as it is.
+            forward = primitive is custom_jvp_call_p
+            return interpreter.process(_Applied(primitive, fun, rule), tuple(args), {}) if forward else fun(*args)  # type: ignore[arg-type]
     elif kind is not Partial or any([interpreter.is_unknown(a) for a in args]):  # type: ignore[attr-defined]
         if kind is not Partial and not hasattr(interpreter, "equations"):
             return fun(*args)

@@ -80,7 +80,7 @@ def _integer_pow_jvp(primals: Sequence[Any], tangents: Sequence[Any], *, y: int)
 e.integer_pow_p.define(jvp=_integer_pow_jvp, transpose=rules.NOT_LINEAR)
 
 
-def _or_one(x: Any) -> Any:
+def or_one(x: Any) -> Any:
     """`x` with ones for zeros: something to divide by, or to take the logarithm of, where the result will not count."""
     return ops.select(ops.eq(x, scalar(0, type_of(x).dtype)), scalar(1, type_of(x).dtype), x)
 
@@ -94,14 +94,14 @@ def _abs_partial(t: Any, ans: Any, x: Any) -> Any:
 
 def _conjugate_direction(norm: Any, x: Any) -> Any:
     """conj(x) / |x|, and 0 at 0."""
-    return ops.div(ops.conj(x), ops.convert_element_type(_or_one(norm), type_of(x).dtype))
+    return ops.div(ops.conj(x), ops.convert_element_type(or_one(norm), type_of(x).dtype))
 
 
 def _sign_partial(t: Any, ans: Any, x: Any) -> Any:
     # x/|x| turns with the part of the tangent that is orthogonal to x, at the rate 1/|x|.
     norm = ops.abs(x)
     turn = ops.imag(ops.mul(_conjugate_direction(norm, x), t))
-    turn = ops.div(turn, _or_one(norm))
+    turn = ops.div(turn, or_one(norm))
     return ops.mul(ops.mul(ans, 1j), ops.convert_element_type(turn, type_of(x).dtype))
 
 
@@ -181,7 +181,7 @@ def _pow_wrt_base(ans: Any, x: Any, y: Any) -> Any:
     return ops.mul(ops.pow(x, power), ops.convert_element_type(y, base.dtype))
 
 
-partials(e.pow_p, _pow_wrt_base, lambda ans, x, y: ops.mul(ops.log(_or_one(x)), ans))
+partials(e.pow_p, _pow_wrt_base, lambda ans, x, y: ops.mul(ops.log(or_one(x)), ans))
 
 
 def _larger(x: Any, y: Any) -> Any:

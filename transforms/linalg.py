@@ -70,7 +70,7 @@ def _rows_and_columns(shape: tuple[int, ...]) -> tuple[Any, Any]:
     return ops.broadcasted_iota(np.int32, shape, rank - 2), ops.broadcasted_iota(np.int32, shape, rank - 1)
 
 
-def _triangle(x: Any, lower: bool, strict: bool = False) -> Any:
+def triangle(x: Any, lower: bool, strict: bool = False) -> Any:
     """The lower or upper triangle of `x`, zeros elsewhere; without its diagonal if `strict`."""
     t = type_of(x)
     rows, columns = _rows_and_columns(t.shape)
@@ -83,17 +83,17 @@ def eye(shape: tuple[int, ...], dtype: Any) -> Any:
     return ops.convert_element_type(ops.eq(rows, columns), dtype)
 
 
-def _columns(x: Any, shape: tuple[int, ...]) -> Any:
+def columns_of(x: Any, shape: tuple[int, ...]) -> Any:
     """A row of numbers (one for each column) as a matrix with equal rows."""
     rank = len(shape)
     return ops.broadcast_in_dim(x, shape, (*range(rank - 2), rank - 1))
 
 
-def _rows(x: Any, shape: tuple[int, ...]) -> Any:
+def rows_of(x: Any, shape: tuple[int, ...]) -> Any:
     return ops.broadcast_in_dim(x, shape, range(len(shape) - 1))
 
 
-def _solve_triangular(a: Any, b: Any, **options: bool) -> Any:
+def solve_triangular(a: Any, b: Any, **options: bool) -> Any:
     defaults = {"left_side": True, "lower": True, "transpose_a": False, "conjugate_a": False, "unit_diagonal": False}
     return bind(la.triangular_solve_p, a, b, **{**defaults, **options})[0]
 
@@ -110,20 +110,25 @@ def _cholesky_jvp(primals: Sequence[Any], tangents: Sequence[Any]) -> Pair:
     (factor,) = bind(la.cholesky_p, x)
     if is_zero(x_dot):
         return (factor,), _zeros_like((factor,))
+    return (factor,), (cholesky_along(factor, x_dot),)
+
+
+def cholesky_along(factor: Any, x_dot: Any) -> Any:
+    """The lower triangle dL with dL L^H + L dL^H = dA."""
     # dL = L F(L^-1 dA L^-H), where F keeps the lower triangle and half of the diagonal.
     t = type_of(factor)
     rows, columns = _rows_and_columns(t.shape)
     kept = [ops.convert_element_type(c(rows, columns), t.dtype) for c in (ops.ge, ops.gt)]
     halved = ops.mul(ops.add(*kept), scalar(0.5, t.dtype))
-    inner = _solve_triangular(factor, x_dot)
-    inner = _solve_triangular(factor, inner, left_side=False, transpose_a=True, conjugate_a=True)
-    return (factor,), (matmul(factor, ops.mul(halved, inner)),)
+    inner = solve_triangular(factor, x_dot)
+    inner = solve_triangular(factor, inner, left_side=False, transpose_a=True, conjugate_a=True)
+    return matmul(factor, ops.mul(halved, inner))
 
 
 # LU
 
 
-def _permute_rows(x: Any, permutation: Any) -> Any:
+def permute_rows(x: Any, permutation: Any) -> Any:
     t = type_of(x)
     batch = tuple(range(t.ndim - 2))
     return ops.gather(
@@ -139,7 +144,7 @@ def _permute_rows(x: Any, permutation: Any) -> Any:
     )
 
 
-def _padded(x: Any, rows: int, columns: int) -> Any:
+def padded(x: Any, rows: int, columns: int) -> Any:
     """`x` with rows and columns of zeros added, or cut off, at its end."""
     t = type_of(x)
     grow = (rows - t.shape[-2], columns - t.shape[-1])
@@ -154,22 +159,27 @@ def _lu_jvp(primals: Sequence[Any], tangents: Sequence[Any]) -> Pair:
     outs = (lu, pivots, permutation)
     if is_zero(a_dot):
         return outs, _zeros_like(outs)
-    # P dA = dL U + L dU, so L^-1 P dA U^-1 = L^-1 dL + dU U^-1: a strictly lower plus an upper triangle. Rectangular factors are
-    # completed to square ones by the identity.
+    return outs, (lu_along(lu, permute_rows(a_dot, permutation)), *_zeros_like(outs[1:]))
+
+
+def lu_along(lu: Any, a_dot: Any) -> Any:
+    """The packed factors dL and dU with dL U + L dU = dA, whose rows are permuted already."""
+    # L^-1 dA U^-1 = L^-1 dL + dU U^-1: a strictly lower plus an upper triangle. Rectangular factors are completed to square ones by
+    # the identity.
     t = type_of(lu)
     m, n = t.shape[-2:]
     k = min(m, n)
-    lower = ops.add(_padded(_triangle(_padded(lu, m, k), True, strict=True), m, m), eye((*t.shape[:-2], m, m), t.dtype))
-    upper = _padded(_triangle(_padded(lu, k, n), False), n, n)
+    lower = ops.add(padded(triangle(padded(lu, m, k), True, strict=True), m, m), eye((*t.shape[:-2], m, m), t.dtype))
+    upper = padded(triangle(padded(lu, k, n), False), n, n)
     if k < n:
         rows, columns = _rows_and_columns((*t.shape[:-2], n, n))
         beyond = ops.bitwise_and(ops.eq(rows, columns), ops.ge(rows, k))
         upper = ops.add(upper, ops.convert_element_type(beyond, t.dtype))
-    inner = _solve_triangular(lower, _permute_rows(a_dot, permutation), unit_diagonal=True)
-    inner = _solve_triangular(upper, inner, left_side=False, lower=False)
-    lower_dot = matmul(lower, _triangle(inner, True, strict=True))
-    upper_dot = matmul(_triangle(inner, False), upper)
-    return outs, (ops.add(lower_dot, upper_dot), *_zeros_like(outs[1:]))
+    inner = solve_triangular(lower, a_dot, unit_diagonal=True)
+    inner = solve_triangular(upper, inner, left_side=False, lower=False)
+    lower_dot = matmul(lower, triangle(inner, True, strict=True))
+    upper_dot = matmul(triangle(inner, False), upper)
+    return ops.add(lower_dot, upper_dot)
 
 
 # QR
@@ -189,10 +199,10 @@ def _qr_jvp(primals: Sequence[Any], tangents: Sequence[Any], *, full_matrices: b
     # With k = min(m, n) columns, A = [A1 A2] = Q [R1 R2]. dA1 R1^-1 = dQ + Q dR1 R1^-1 and Q^H dQ is antihermitian, dR1 R1^-1 an upper
     # triangle with a real diagonal.
     k = min(m, n)
-    head = _padded(r, k, k)
-    x = _solve_triangular(head, _padded(a_dot, m, k), left_side=False, lower=False)
+    head = padded(r, k, k)
+    x = solve_triangular(head, padded(a_dot, m, k), left_side=False, lower=False)
     inner = matmul(conj(q), x, transpose_x=True)
-    below = _triangle(inner, True, strict=True)
+    below = triangle(inner, True, strict=True)
     turn = ops.sub(below, adjoint(below))
     if is_complex(t.dtype):
         phase = ops.complex(scalar(0, np.dtype(t.dtype.type(0).real.dtype)), ops.imag(inner))
@@ -212,10 +222,10 @@ def _qr_jvp(primals: Sequence[Any], tangents: Sequence[Any], *, full_matrices: b
 # Eigenvalues
 
 
-def _inverse_gaps(w: Any, shape: tuple[int, ...]) -> Any:
+def inverse_gaps(w: Any, shape: tuple[int, ...]) -> Any:
     """1 / (w_j - w_i) at (i, j), and 0 on the diagonal."""
     one = eye(shape, type_of(w).dtype)
-    return ops.sub(ops.div(1.0, ops.add(ops.sub(_columns(w, shape), _rows(w, shape)), one)), one)
+    return ops.sub(ops.div(1.0, ops.add(ops.sub(columns_of(w, shape), rows_of(w, shape)), one)), one)
 
 
 def _eigh_jvp(primals: Sequence[Any], tangents: Sequence[Any], *, lower: bool) -> Pair:
@@ -224,7 +234,7 @@ def _eigh_jvp(primals: Sequence[Any], tangents: Sequence[Any], *, lower: bool) -
     if is_zero(a_dot):
         return (v, w), _zeros_like((v, w))
     t = type_of(v)
-    gaps = _inverse_gaps(w, t.shape)
+    gaps = inverse_gaps(w, t.shape)
     if is_complex(t.dtype):
         gaps = ops.convert_element_type(gaps, t.dtype)
     moved = matmul(a_dot, v)
@@ -240,16 +250,16 @@ def _eigenvectors_dot(v: Any, dual: Any, w: Any, moved: Any) -> Any:
     """
     t = type_of(v)
     columns = t.ndim - 2
-    gaps = _inverse_gaps(w, t.shape)
+    gaps = inverse_gaps(w, t.shape)
     v_dot = matmul(v, ops.mul(gaps, matmul(dual, moved, transpose_x=True)))
     length_dot = ops.reduce_sum(ops.real(ops.mul(ops.conj(v), v_dot)), (columns,))
     size = ops.add(ops.square(ops.real(v)), ops.square(ops.imag(v)))
     places = ops.broadcasted_iota(np.int32, t.shape, columns)
-    largest = ops.eq(places, _columns(ops.argmax(size, columns, np.int32), t.shape))
+    largest = ops.eq(places, columns_of(ops.argmax(size, columns, np.int32), t.shape))
     zero = scalar(0, type_of(size).dtype)
     turn = ops.reduce_sum(ops.select(largest, ops.imag(v_dot), zero), (columns,))
     turn = ops.div(turn, ops.reduce_sum(ops.select(largest, ops.real(v), zero), (columns,)))
-    return ops.sub(v_dot, ops.mul(v, _columns(ops.complex(length_dot, turn), t.shape)))
+    return ops.sub(v_dot, ops.mul(v, columns_of(ops.complex(length_dot, turn), t.shape)))
 
 
 def _eig_jvp(primals: Sequence[Any], tangents: Sequence[Any], *, compute_left: bool, compute_right: bool) -> Pair:
@@ -261,7 +271,7 @@ def _eig_jvp(primals: Sequence[Any], tangents: Sequence[Any], *, compute_left: b
     t = type_of(right)
     # Row i of the inverse of the matrix of right eigenvectors is the left eigenvector i, scaled.
     overlap = ops.reduce_sum(ops.mul(ops.conj(left), right), (t.ndim - 2,))
-    dual = ops.div(ops.conj(left), _columns(overlap, t.shape))
+    dual = ops.div(ops.conj(left), columns_of(overlap, t.shape))
     if type_of(a_dot).dtype != t.dtype:
         a_dot = ops.convert_element_type(a_dot, t.dtype)
     moved = matmul(a_dot, right)
@@ -269,7 +279,7 @@ def _eig_jvp(primals: Sequence[Any], tangents: Sequence[Any], *, compute_left: b
     dots = [ops.reduce_sum(ops.mul(dual, moved), (t.ndim - 2,))]
     if compute_left:
         # Left eigenvectors are right ones of the adjoint, whose eigenvalues are the conjugates.
-        left_dual = ops.div(ops.conj(right), _columns(ops.conj(overlap), t.shape))
+        left_dual = ops.div(ops.conj(right), columns_of(ops.conj(overlap), t.shape))
         outs.append(left)
         dots.append(_eigenvectors_dot(left, left_dual, ops.conj(w), matmul(ops.conj(a_dot), left, transpose_x=True)))
     if compute_right:
@@ -303,7 +313,7 @@ def _svd_jvp(primals: Sequence[Any], tangents: Sequence[Any], *, full_matrices: 
     values = ops.convert_element_type(s, t.dtype) if is_complex(t.dtype) else s
     # (s_j - s_i)(s_j + s_i) rather than a difference of squares, which would lose digits.
     one = eye(square, t.dtype)
-    by_column, by_row = _columns(values, square), _rows(values, square)
+    by_column, by_row = columns_of(values, square), rows_of(values, square)
     gaps = ops.mul(ops.sub(by_column, by_row), ops.add(by_column, by_row))
     gaps = ops.sub(ops.div(1.0, ops.add(gaps, one)), one)
     inner = matmul(conj(u), moved, transpose_x=True)  # U^H dA V
@@ -319,40 +329,44 @@ def _svd_jvp(primals: Sequence[Any], tangents: Sequence[Any], *, full_matrices: 
     vh_dot = ops.neg(matmul(v_turn, vh))
     if m > k:
         outside = ops.sub(moved, matmul(u, inner))
-        u_dot = ops.add(u_dot, ops.div(outside, _columns(values, type_of(u).shape)))
+        u_dot = ops.add(u_dot, ops.div(outside, columns_of(values, type_of(u).shape)))
     if n > k:
         back = matmul(conj(u), a_dot, transpose_x=True)  # U^H dA
         outside = ops.sub(back, matmul(inner, vh))
-        vh_dot = ops.add(vh_dot, ops.div(outside, _rows(values, type_of(vh).shape)))
+        vh_dot = ops.add(vh_dot, ops.div(outside, rows_of(values, type_of(vh).shape)))
     return (s, u, vh), (s_dot, u_dot, vh_dot)
 
 
 # Solvers
 
 
+def triangular_product(
+    a: Any, x: Any, *, left_side: bool, lower: bool, transpose_a: bool, conjugate_a: bool, unit_diagonal: bool
+) -> Any:
+    """op(A) X, or X op(A), for a change A of the matrix that triangular_solve with these options inverts; a unit diagonal has none."""
+    a = triangle(a, lower, strict=unit_diagonal)
+    if conjugate_a:
+        a = conj(a)
+    return matmul(a, x, transpose_x=transpose_a) if left_side else matmul(x, a, transpose_y=transpose_a)
+
+
 def _triangular_solve_jvp(primals: Sequence[Any], tangents: Sequence[Any], **options: bool) -> Pair:
     a, b = primals
     a_dot, b_dot = tangents
-    ans = _solve_triangular(a, b, **options)
+    ans = solve_triangular(a, b, **options)
     if not is_zero(a_dot):
         # op(A) dX = dB - op(dA) X, where the solver reads one triangle of A only.
-        a_dot = _triangle(a_dot, options["lower"], strict=options["unit_diagonal"])
-        if options["conjugate_a"]:
-            a_dot = conj(a_dot)
-        if options["left_side"]:
-            moved = matmul(a_dot, ans, transpose_x=options["transpose_a"])
-        else:
-            moved = matmul(ans, a_dot, transpose_y=options["transpose_a"])
+        moved = triangular_product(a_dot, ans, **options)
         b_dot = ops.neg(moved) if is_zero(b_dot) else ops.sub(b_dot, moved)
     if is_zero(b_dot):
         return (ans,), _zeros_like((ans,))
-    return (ans,), (_solve_triangular(a, b_dot, **options),)
+    return (ans,), (solve_triangular(a, b_dot, **options),)
 
 
 def _transpose_triangular_solve(ct: Any, a: Any, b: Any, **options: bool) -> Sequence[Any]:
     if isinstance(a, Linear):
         raise NotImplementedError("triangular_solve is linear in its right-hand side only, not in the matrix")
-    return [None, _solve_triangular(a, ct, **{**options, "transpose_a": not options["transpose_a"]})]
+    return [None, solve_triangular(a, ct, **{**options, "transpose_a": not options["transpose_a"]})]
 
 
 def _shift_rows(x: Any, by: int) -> Any:
@@ -360,7 +374,7 @@ def _shift_rows(x: Any, by: int) -> Any:
     return ops.pad(x, scalar(0, type_of(x).dtype), [(0, 0, 0)] * (rank - 1) + [(by, -by, 0)])
 
 
-def _tridiagonal_product(dl: Any, d: Any, du: Any, x: Any) -> Any:
+def tridiagonal_product(dl: Any, d: Any, du: Any, x: Any) -> Any:
     """The product of a tridiagonal matrix, any of whose diagonals may be a symbolic zero, with the columns of `x`."""
     shape = type_of(x).shape
     rows = len(shape) - 2
@@ -371,7 +385,7 @@ def _tridiagonal_product(dl: Any, d: Any, du: Any, x: Any) -> Any:
             continue
         config[rows] = (by, -by, 0)
         neighbour = ops.pad(x, scalar(0, type_of(x).dtype), config) if by else x
-        term = ops.mul(_rows(diagonal, shape), neighbour)
+        term = ops.mul(rows_of(diagonal, shape), neighbour)
         total = term if total is None else ops.add(total, term)
     return total
 
@@ -382,7 +396,7 @@ def _tridiagonal_solve_jvp(primals: Sequence[Any], tangents: Sequence[Any]) -> P
     (ans,) = bind(la.tridiagonal_solve_p, dl, d, du, b)
     if not all(is_zero(t) for t in diagonals_dot):
         dl_dot, d_dot, du_dot = diagonals_dot
-        moved = _tridiagonal_product(dl_dot, d_dot, du_dot, ans)
+        moved = tridiagonal_product(dl_dot, d_dot, du_dot, ans)
         b_dot = ops.neg(moved) if is_zero(b_dot) else ops.sub(b_dot, moved)
     if is_zero(b_dot):
         return (ans,), _zeros_like((ans,))
@@ -435,14 +449,14 @@ def _batch_triangular_solve(axis: Any, args: Sequence[Any], dims: Dims, **option
     a, b = args
     a_dim, b_dim = dims
     if a_dim is not None or type_of(a).ndim > 2:
-        out = _solve_triangular(at_dim(a, a_dim, 0, axis.size), at_dim(b, b_dim, 0, axis.size), **options)
+        out = solve_triangular(at_dim(a, a_dim, 0, axis.size), at_dim(b, b_dim, 0, axis.size), **options)
         return (out,), (0,)
     # One matrix for all examples: they are more columns (or rows) of one right-hand side.
     at = 2 if options["left_side"] else 0
     b = move_dim(b, first_dim((b_dim,)), at)
     shape = type_of(b).shape
     b = ops.reshape(b, (shape[0], shape[1] * shape[2]) if at else (shape[0] * shape[1], shape[2]))
-    return (ops.reshape(_solve_triangular(a, b, **options), shape),), (at,)
+    return (ops.reshape(solve_triangular(a, b, **options), shape),), (at,)
 
 
 la.triangular_solve_p.define(batch=_batch_triangular_solve)

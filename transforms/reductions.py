@@ -38,13 +38,13 @@ Dims = Sequence[Any]  # for each operand an int, or None if it is not batched
 Batched = tuple[Sequence[Any], Sequence[int]]
 
 
-def _kept(rank: int, axes: tuple[int, ...]) -> tuple[int, ...]:
+def kept_axes(rank: int, axes: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(d for d in range(rank) if d not in axes)
 
 
 def _restore(x: Any, shape: tuple[int, ...], axes: tuple[int, ...]) -> Any:
     """A result of a reduction, repeated along the axes that the reduction dropped."""
-    return ops.broadcast_in_dim(x, shape, _kept(len(shape), axes)) if axes else x
+    return ops.broadcast_in_dim(x, shape, kept_axes(len(shape), axes)) if axes else x
 
 
 # Sums, products, extrema
@@ -64,7 +64,7 @@ partials(r.reduce_max_p, Along(_extremum_along))
 partials(r.reduce_min_p, Along(_extremum_along))
 
 
-def _shift(x: Any, by: int, axis: int, reverse: bool, fill: float) -> Any:
+def shifted_along(x: Any, by: int, axis: int, reverse: bool, fill: float) -> Any:
     """`x` moved by `by` places along `axis` (towards its start in reverse), with `fill` in the places that become free."""
     config = [(0, 0, 0)] * len(type_of(x).shape)
     config[axis] = (-by, by, 0) if reverse else (by, -by, 0)
@@ -75,7 +75,7 @@ def _exclusive_cumprod(x: Any, axis: int, reverse: bool) -> Any:
     """At each place the product of the elements before it (after it, in reverse)."""
     if type_of(x).shape[axis] == 0:
         return x
-    return ops.cumprod(_shift(x, 1, axis, reverse, 1.0), axis, reverse)
+    return ops.cumprod(shifted_along(x, 1, axis, reverse, 1.0), axis, reverse)
 
 
 def product_of_others(x: Any, axis: int) -> Any:
@@ -90,7 +90,7 @@ def _reduce_prod_along(t: Any, ans: Any, x: Any, *, axes: tuple[int, ...]) -> An
     if len(axes) == 1:
         return ops.reduce_sum(ops.mul(product_of_others(x, axes[0]), t), axes)
     # Several axes are one axis of all their elements.
-    order = (*axes, *_kept(len(shape), axes))
+    order = (*axes, *kept_axes(len(shape), axes))
     inverse = tuple(int(p) for p in np.argsort(order))
     front = ops.transpose(x, order)
     moved = type_of(front).shape
@@ -116,9 +116,9 @@ def linear_recurrence(a: Any, b: Any, axis: int, reverse: bool) -> Any:
     n = type_of(a).shape[axis]
     distance = 1
     while distance < n:
-        b = ops.add(b, ops.mul(a, _shift(b, distance, axis, reverse, 0.0)))
+        b = ops.add(b, ops.mul(a, shifted_along(b, distance, axis, reverse, 0.0)))
         if 2 * distance < n:
-            a = ops.mul(a, _shift(a, distance, axis, reverse, 1.0))
+            a = ops.mul(a, shifted_along(a, distance, axis, reverse, 1.0))
         distance *= 2
     return b
 
@@ -126,7 +126,7 @@ def linear_recurrence(a: Any, b: Any, axis: int, reverse: bool) -> Any:
 def _cumprod_along(t: Any, ans: Any, x: Any, *, axis: int, reverse: bool) -> Any:
     if type_of(x).shape[axis] == 0:
         return t
-    before = _shift(ans, 1, axis, reverse, 1.0)
+    before = shifted_along(ans, 1, axis, reverse, 1.0)
     return linear_recurrence(x, ops.mul(before, t), axis, reverse)
 
 
@@ -134,7 +134,7 @@ def _cumlogsumexp_along(t: Any, ans: Any, x: Any, *, axis: int, reverse: bool) -
     if type_of(x).shape[axis] == 0:
         return t
     # exp(y) obeys a recurrence whose factors, taken relative to the current y, lie in [0, 1].
-    before = _shift(ans, 1, axis, reverse, -np.inf)
+    before = shifted_along(ans, 1, axis, reverse, -np.inf)
     own = ops.mul(ops.exp(ops.sub(x, ans)), t)
     return linear_recurrence(ops.exp(ops.sub(before, ans)), own, axis, reverse)
 
@@ -165,7 +165,7 @@ def _is_elementwise(body: Program) -> bool:
     return all(eqn.primitive.family in ("elementwise", "special") for eqn in body.equations)
 
 
-def _reduce_by_halving(body: Program, operands: Sequence[Any], inits: Sequence[Any], axes: tuple[int, ...]) -> list[Any]:
+def reduce_by_halving(body: Program, operands: Sequence[Any], inits: Sequence[Any], axes: tuple[int, ...]) -> list[Any]:
     """What `reduce` computes, out of operations that have rules of their own: neighbours are combined until one row is left.
 
     A body of elementwise operations on scalars means the same on arrays.
@@ -175,7 +175,7 @@ def _reduce_by_halving(body: Program, operands: Sequence[Any], inits: Sequence[A
             "a reduction whose body is not made of elementwise operations cannot be differentiated, nor batched over its initial values"
         )
     shape = type_of(operands[0]).shape
-    kept = _kept(len(shape), axes)
+    kept = kept_axes(len(shape), axes)
     out_shape = tuple(shape[d] for d in kept)
     n = prod(shape[d] for d in axes)
     rows = [ops.reshape(ops.transpose(x, (*axes, *kept)), (n, *out_shape)) for x in operands]
@@ -201,7 +201,7 @@ def _reduce_jvp(
     primals: Sequence[Any], tangents: Sequence[Any], *, body: Program, axes: tuple[int, ...]
 ) -> tuple[Sequence[Any], Sequence[Any]]:
     n = len(primals) // 2
-    return jvp_flat(lambda *xs: _reduce_by_halving(body, xs[:n], xs[n:], axes), primals, tangents)
+    return jvp_flat(lambda *xs: reduce_by_halving(body, xs[:n], xs[n:], axes), primals, tangents)
 
 
 r.reduce_p.define(jvp=_reduce_jvp, transpose=NOT_LINEAR)
@@ -243,7 +243,7 @@ def _batch_reduce(axis: Any, args: Sequence[Any], dims: Dims, *, body: Program, 
         operands = [at_dim(x, d, 0, axis.size) for x, d in zip(args[:n], dims[:n])]
         shape = tuple(m for d, m in enumerate(type_of(operands[0]).shape) if d - 1 not in axes)
         inits = [x if d is None else ops.broadcast_in_dim(x, shape, (0,)) for x, d in zip(args[n:], dims[n:])]
-        return _reduce_by_halving(body, operands, inits, shifted(axes, 0)), [0] * n
+        return reduce_by_halving(body, operands, inits, shifted(axes, 0)), [0] * n
     operands, dim = align(axis, args[:n], dims[:n])
     outs = ops.reduce(operands, args[n:], body, shifted(axes, dim))
     return outs, [dim - sum(a < dim for a in axes)] * n

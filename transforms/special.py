@@ -106,14 +106,14 @@ partials(
 )
 
 
-def _beta_density(ans: Any, a: Any, b: Any, x: Any) -> Any:
+def beta_density(a: Any, b: Any, x: Any) -> Any:
     log_beta = ops.sub(ops.add(ops.lgamma(a), ops.lgamma(b)), ops.lgamma(ops.add(a, b)))
     powers = ops.add(ops.mul(ops.sub(a, 1.0), ops.log(x)), ops.mul(ops.sub(b, 1.0), ops.log1p(ops.neg(x))))
     return ops.exp(ops.sub(powers, log_beta))
 
 
 _IN_SHAPE = "the incomplete beta function is differentiated with respect to x only, not to its parameters a and b"
-partials(s.regularized_incomplete_beta_p, Refused(_IN_SHAPE), Refused(_IN_SHAPE), _beta_density)
+partials(s.regularized_incomplete_beta_p, Refused(_IN_SHAPE), Refused(_IN_SHAPE), lambda ans, a, b, x: beta_density(a, b, x))
 
 no_derivative(
     s.random_gamma_grad_p,

@@ -26,7 +26,7 @@ Dims = Sequence[Any]  # for each operand an int, or None if it is not batched
 Batched = tuple[Sequence[Any], Sequence[int]]
 
 
-def _laid_out(x: Any, fill: Any, params: dict[str, Any]) -> Any:
+def laid_out(x: Any, fill: Any, params: dict[str, Any]) -> Any:
     """The elements of all windows, along a new leading axis; padding and holes hold `fill`."""
     strides, base = params["window_strides"], params["base_dilation"]
     fill = scalar(fill, type_of(x).dtype)
@@ -50,8 +50,8 @@ def _reduce_window_along(t: Any, ans: Any, x: Any, **params: Any) -> Any:
     if kind in ("max", "min") and not dilated:
         dimensions, strides, padding = params["window_dimensions"], params["window_strides"], params["padding"]
         return ops.select_and_gather_add(t, x, kind, dimensions, strides, padding)
-    elements = _laid_out(x, w.window_identity(kind, type_of(x).dtype), params)
-    tangents = _laid_out(t, 0, params)
+    elements = laid_out(x, w.window_identity(kind, type_of(x).dtype), params)
+    tangents = laid_out(t, 0, params)
     if kind == "mul":
         return ops.reduce_sum(ops.mul(product_of_others(elements, 0), tangents), (0,))
     pick = ops.argmax if kind == "max" else ops.argmin
