@@ -59,7 +59,7 @@ from tracegrad.settings import (
     print_environment_info,
     threefry_partitionable,
 )
-from tracegrad.tracer.abstract import ShapeDtypeStruct, eval_shape, make_ir
+from tracegrad.tracer.abstract import ShapeDtypeStruct, eval_shape, make_ir, make_jaxpr
 from tracegrad.transforms.api import grad, jvp, linear_transpose, linearize, value_and_grad, vjp
 from tracegrad.transforms.checkpoint import checkpoint, checkpoint_policies, remat
 from tracegrad.transforms.custom import closure_convert, custom_gradient, custom_jvp, custom_vjp
@@ -68,11 +68,10 @@ from tracegrad.transforms.vmap import vmap
 from tracegrad.version import __version__, __version_info__
 
 jacobian = jacrev
-make_jaxpr = make_ir
 
 _LAZY = frozenset(
-    "ad_checkpoint core custom_derivatives debug dtypes errors flatten_util lax nn ops random scipy sharding stages test_util "
-    "typing version".split()
+    "ad_checkpoint core custom_derivatives debug dtypes errors extend flatten_util interpreters lax nn ops random scipy sharding stages "
+    "test_util typing version".split()
 )
 
 

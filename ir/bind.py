@@ -8,14 +8,16 @@ the interpreter they replaced. A tracer that belongs to another interpreter is, 
 from __future__ import annotations
 
 from contextvars import ContextVar
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from tracegrad.ir import dtypes
 from tracegrad.ir.array import Array
-from tracegrad.ir.primitive import Primitive
 from tracegrad.ir.types import ArrayType
+
+if TYPE_CHECKING:
+    from tracegrad.ir.primitive import Primitive
 
 
 class Interpreter(Protocol):

@@ -1,15 +1,12 @@
 """Calls of programs inside programs: nested jit, custom derivatives, checkpoints, callbacks, names.
 
-Rules of custom derivatives and callbacks are Python functions. A program holds them as *references*: hashable objects with a
-unique name, printed as `@name`, which the parser finds again as long as they live.
+Rules of custom derivatives and callbacks are Python functions. A program holds them as references (`ir/references.py`).
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from typing import Any
-from weakref import WeakValueDictionary
 
 import numpy as np
 
@@ -17,26 +14,10 @@ from tracegrad.ir.bind import bind
 from tracegrad.ir.evaluate import evaluate as evaluate_program
 from tracegrad.ir.primitive import Primitive
 from tracegrad.ir.program import Program
+from tracegrad.ir.references import Reference
 from tracegrad.ir.types import ArrayType
 
 __all__ = ["optimization_barrier", "name"]
-
-REFERENCES: WeakValueDictionary[str, Reference] = WeakValueDictionary()
-_serial = itertools.count()
-
-
-class Reference:
-    """A named handle on Python objects that a program refers to. Equal only to itself."""
-
-    __slots__ = ("name", "__weakref__")
-
-    def __init__(self, name: str):
-        self.name = f"{name}_{next(_serial)}"
-        REFERENCES[self.name] = self
-
-    def __repr__(self) -> str:
-        return f"@{self.name}"
-
 
 class DerivativeRule(Reference):
     """The rule of a custom_jvp or custom_vjp function, over flat lists of values.
@@ -110,12 +91,18 @@ def _evaluate_call(*args: Any, program: Program, **_: Any) -> tuple[Any, ...]:
     return evaluate_program(program, *args)
 
 
-call_p = Primitive("call", _program_type("call"), _evaluate_call, "calls", regions=("program",))
-custom_jvp_call_p = Primitive("custom_jvp_call", _program_type("custom_jvp_call"), _evaluate_call, "calls", regions=("program",))
-custom_vjp_call_p = Primitive("custom_vjp_call", _program_type("custom_vjp_call"), _evaluate_call, "calls", regions=("program",))
-checkpoint_p = Primitive("checkpoint", _program_type("checkpoint"), _evaluate_call, "calls", regions=("program",))
+call_p = Primitive("call", _program_type("call"), _evaluate_call, "calls", regions=("program",), multiple_results=True)
+custom_jvp_call_p = Primitive(
+    "custom_jvp_call", _program_type("custom_jvp_call"), _evaluate_call, "calls", regions=("program",), multiple_results=True
+)
+custom_vjp_call_p = Primitive(
+    "custom_vjp_call", _program_type("custom_vjp_call"), _evaluate_call, "calls", regions=("program",), multiple_results=True
+)
+checkpoint_p = Primitive(
+    "checkpoint", _program_type("checkpoint"), _evaluate_call, "calls", regions=("program",), multiple_results=True
+)
 
-optimization_barrier_p = Primitive("optimization_barrier", lambda *types: types, lambda *xs: xs, "calls")
+optimization_barrier_p = Primitive("optimization_barrier", lambda *types: types, lambda *xs: xs, "calls", multiple_results=True)
 
 
 def optimization_barrier(*xs: Any) -> tuple[Any, ...]:
@@ -155,6 +142,6 @@ def _evaluate_callback(
     return tuple(checked)
 
 
-callback_p = Primitive("callback", _callback_types, _evaluate_callback, "calls", effect=True)
-pure_callback_p = Primitive("pure_callback", _callback_types, _evaluate_callback, "calls")
+callback_p = Primitive("callback", _callback_types, _evaluate_callback, "calls", effect=True, multiple_results=True)
+pure_callback_p = Primitive("pure_callback", _callback_types, _evaluate_callback, "calls", multiple_results=True)
 """Like `callback`, but may be dropped, merged or repeated: the function has no side effects."""

@@ -34,7 +34,7 @@ def _evaluate_cond(index: Any, *operands: Any, branches: tuple[Program, ...]) ->
     return evaluate(branches[min(max(int(index), 0), len(branches) - 1)], *operands)
 
 
-cond_p = Primitive("cond", _cond_types, _evaluate_cond, "control_flow", regions=("branches",))
+cond_p = Primitive("cond", _cond_types, _evaluate_cond, "control_flow", regions=("branches",), multiple_results=True)
 
 
 def _while_types(
@@ -74,7 +74,7 @@ def _evaluate_while(*operands: Any, cond: Program, body: Program, cond_nconsts: 
     return tuple(carry)
 
 
-while_p = Primitive("while", _while_types, _evaluate_while, "control_flow", regions=("cond", "body"))
+while_p = Primitive("while", _while_types, _evaluate_while, "control_flow", regions=("cond", "body"), multiple_results=True)
 
 
 def split_scan(operands: Any, num_consts: int, num_carry: int) -> tuple[Any, Any, Any]:
@@ -110,4 +110,4 @@ def _evaluate_scan(
     return (*carry, *ys)
 
 
-scan_p = Primitive("scan", _scan_types, _evaluate_scan, "control_flow", regions=("body",))
+scan_p = Primitive("scan", _scan_types, _evaluate_scan, "control_flow", regions=("body",), multiple_results=True)

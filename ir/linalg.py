@@ -156,7 +156,7 @@ def _lu_of_many(a: np.ndarray, pivots: np.ndarray, permutation: np.ndarray, k: i
         a[:, j + 1 :, j + 1 :] -= a[:, j + 1 :, j, None] * a[:, j, None, j + 1 :]
 
 
-lu_p = Primitive("lu", _lu_type, _lu_evaluate, "linalg")
+lu_p = Primitive("lu", _lu_type, _lu_evaluate, "linalg", multiple_results=True)
 
 
 def lu(x: Any) -> Sequence[Any]:
@@ -184,7 +184,7 @@ def _qr_evaluate(x: np.ndarray, *, full_matrices: bool) -> tuple[np.ndarray, ...
     return np.ascontiguousarray(q), np.ascontiguousarray(r)
 
 
-qr_p = Primitive("qr", _qr_type, _qr_evaluate, "linalg")
+qr_p = Primitive("qr", _qr_type, _qr_evaluate, "linalg", multiple_results=True)
 
 
 def qr(x: Any, full_matrices: bool = True) -> Sequence[Any]:
@@ -213,7 +213,7 @@ def _eigh_evaluate(x: np.ndarray, *, lower: bool) -> tuple[np.ndarray, ...]:
     return v, w
 
 
-eigh_p = Primitive("eigh", _eigh_type, _eigh_evaluate, "linalg")
+eigh_p = Primitive("eigh", _eigh_type, _eigh_evaluate, "linalg", multiple_results=True)
 
 
 def eigh(x: Any, lower: bool = True) -> Sequence[Any]:
@@ -260,7 +260,7 @@ def _pairs(values: np.ndarray, vectors: np.ndarray, dtype: Any) -> np.ndarray:
     return out
 
 
-eig_p = Primitive("eig", _eig_type, _eig_evaluate, "linalg")
+eig_p = Primitive("eig", _eig_type, _eig_evaluate, "linalg", multiple_results=True)
 
 
 def eig(x: Any, compute_left: bool = True, compute_right: bool = True) -> Sequence[Any]:
@@ -303,7 +303,7 @@ def _svd_evaluate(x: np.ndarray, *, full_matrices: bool, compute_uv: bool) -> tu
     return tuple(outs)
 
 
-svd_p = Primitive("svd", _svd_type, _svd_evaluate, "linalg")
+svd_p = Primitive("svd", _svd_type, _svd_evaluate, "linalg", multiple_results=True)
 
 
 def svd(x: Any, full_matrices: bool = True, compute_uv: bool = True) -> Sequence[Any]:
@@ -410,7 +410,7 @@ def _schur_evaluate(x: np.ndarray) -> tuple[np.ndarray, ...]:
     return t, z
 
 
-schur_p = Primitive("schur", _schur_type, _schur_evaluate, "linalg")
+schur_p = Primitive("schur", _schur_type, _schur_evaluate, "linalg", multiple_results=True)
 
 
 def schur(x: Any) -> Sequence[Any]:

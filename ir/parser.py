@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from tracegrad.ir.calls import REFERENCES
 from tracegrad.ir.primitive import REGISTRY
 from tracegrad.ir.printer import CONSTANTS, GROUP_SIZES
 from tracegrad.ir.program import Atom, Constant, Equation, Literal, Program, Source, Var
+from tracegrad.ir.references import referred
 from tracegrad.ir.types import FROM_SHORT_NAME, ArrayType, tape_dtype
 
 
@@ -176,10 +176,10 @@ class _Parser:
                 if not self.accept(","):
                     break
             self.take("=")
-        kind = self.take()
+        kind = self.name()
         if kind not in REGISTRY:
             self.i -= 1
-            self.fail(f"there is no primitive {kind!r}")
+            self.fail(f"there is no primitive {kind!r}; one that a user defines must be defined before its name is read")
         primitive = REGISTRY[kind]
         inputs: list[Atom] = []
         params: dict[str, Any] = {}
@@ -265,11 +265,13 @@ class _Parser:
 
     def reference(self) -> Any:
         name = self.take()
-        if name not in REFERENCES:
-            self.fail(
-                f"@{name} is not alive in this process: rules and callbacks are Python functions and cannot be read from text"
+        try:
+            return referred(name)
+        except KeyError:
+            return self.fail(
+                f"@{name} is not alive in this process: functions and other Python objects that a program refers to cannot be read "
+                "from text"
             )
-        return REFERENCES[name]
 
     def scalar(self) -> Any:
         if self.accept("("):

@@ -24,6 +24,7 @@ from weakref import WeakValueDictionary
 import numpy as np
 
 from tracegrad.ir.program import Atom, Equation, Literal, Program, Var
+from tracegrad.ir.references import reference_to
 from tracegrad.ir.types import SHORT_NAMES, ArrayType, KeyDType, TapeDType, short_name
 
 INLINE_CONSTANT_SIZE = 16
@@ -113,7 +114,7 @@ class _Printer:
         else:
             text = ", ".join(operands)
         outputs = ", ".join(map(self.binder, eqn.outputs))
-        line = f"{indent}{outputs}{' = ' if outputs else ''}{kind} {text}".rstrip()
+        line = f"{indent}{outputs}{' = ' if outputs else ''}{_operation(kind)} {text}".rstrip()
         regions = list(eqn.regions())
         hidden |= {name.split("[")[0] for name, _ in regions}
         attributes = [f"{k}={attribute(v)}" for k, v in sorted(eqn.params.items()) if k not in hidden]
@@ -146,6 +147,11 @@ def _group_size(eqn: Equation, size: str | int | None, rest: Sequence[Any]) -> i
     if size is None:
         return len(rest)
     return size if isinstance(size, int) else int(eqn.params[size])
+
+
+def _operation(kind: str) -> str:
+    """The name of a primitive in the text. A user's may be one that the grammar uses for itself."""
+    return f'"{kind}"' if kind in ("const", "return", "yield") else quoted(kind)
 
 
 def quoted(name: str) -> str:
@@ -189,18 +195,19 @@ def _nested(value: np.ndarray) -> str:
 
 
 def attribute(value: Any) -> str:
-    """A parameter's value in the text."""
-    if isinstance(value, bool) or value is None:
+    """A parameter's value in the text. What is not plain data is a reference, `@name`."""
+    kind = type(value)
+    if kind is bool or value is None:
         return {True: "true", False: "false", None: "none"}[value]
-    if isinstance(value, (int, np.integer)):
+    if kind is int or isinstance(value, np.integer):
         return str(int(value))
-    if isinstance(value, float):
+    if kind is float:
         return repr(value) + ("" if re.search(r"[.einf]", repr(value)) else ".0")
-    if isinstance(value, complex):
+    if kind is complex:
         return f"complex({value.real!r}, {value.imag!r})"
-    if isinstance(value, str):
+    if kind is str:
         return '"' + value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'
-    if isinstance(value, tuple):
+    if kind is tuple:
         return "(" + ", ".join(map(attribute, value)) + ("," if len(value) == 1 else "") + ")"
     if isinstance(value, (np.dtype, KeyDType, TapeDType)):
         return short_name(value)
@@ -208,4 +215,7 @@ def attribute(value: Any) -> str:
         return str(value)
     if isinstance(value, np.generic):
         return f"scalar({scalar(value)}: {SHORT_NAMES[value.dtype]})"
-    return repr(value)
+    try:
+        return repr(reference_to(value))
+    except TypeError:  # without a hash it cannot be in a program, but whoever looks for the mistake prints one
+        return repr(value)

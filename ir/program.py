@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple, final
 
 import numpy as np
 
-from tracegrad.ir.types import ArrayType
+from tracegrad.ir.references import reference_to
+from tracegrad.ir.types import ArrayType, KeyDType, TapeDType
 
 if TYPE_CHECKING:
+    from tracegrad.ir.jaxpr import Jaxpr
     from tracegrad.ir.primitive import Primitive
 
 
@@ -39,6 +41,11 @@ class Var:
         self.type = type
         self.name = name
 
+    @property
+    def aval(self) -> ArrayType:
+        """JAX's name for the type."""
+        return self.type
+
     def __repr__(self) -> str:
         return f"%{self.name or format(id(self), 'x')}: {self.type}"
 
@@ -55,6 +62,16 @@ class Literal:
 
     def __repr__(self) -> str:
         return f"{self.value}: {self.type}"
+
+    @property
+    def aval(self) -> ArrayType:
+        """JAX's name for the type."""
+        return self.type
+
+    @property
+    def val(self) -> Any:
+        """JAX's name for the value."""
+        return self.value
 
     @property
     def key(self) -> tuple[bytes, ArrayType]:
@@ -85,8 +102,23 @@ class Equation:
         self.source = source
 
     def replace(self, **changes: Any) -> Equation:
-        fields = {k: changes.get(k, getattr(self, k)) for k in self.__slots__}
-        return Equation(**fields)
+        """The equation with some parts replaced, under our names for them or JAX's (invars, outvars)."""
+        return Equation(**_replaced(self, self.__slots__, {"invars": "inputs", "outvars": "outputs"}, changes))
+
+    @property
+    def invars(self) -> list[Atom]:
+        """JAX's name for the inputs."""
+        return list(self.inputs)
+
+    @property
+    def outvars(self) -> list[Var]:
+        """JAX's name for the outputs."""
+        return list(self.outputs)
+
+    @property
+    def effects(self) -> frozenset[str]:
+        """What the equation does besides giving results: empty, or of one member, its primitive's name."""
+        return frozenset((self.primitive.name,)) if self.has_effects else frozenset()
 
     def regions(self) -> Iterator[tuple[str, Program]]:
         """The programs among the parameters, named: `body`, or `branches[0]` for members of a tuple."""
@@ -155,8 +187,8 @@ class Program:
         return self._effects
 
     def replace(self, **changes: Any) -> Program:
-        fields = {k: changes.get(k, getattr(self, k)) for k in ("inputs", "constants", "equations", "outputs", "name")}
-        return Program(**fields)
+        """The program with some parts replaced."""
+        return Program(**_replaced(self, ("inputs", "constants", "equations", "outputs", "name"), {}, changes))
 
     def __str__(self) -> str:
         from tracegrad.ir.printer import to_text
@@ -165,6 +197,39 @@ class Program:
 
     def __repr__(self) -> str:
         return str(self)
+
+    # A program is what JAX calls a closed jaxpr, and has its attributes (see `jaxpr.py`).
+    @property
+    def jaxpr(self) -> Jaxpr:
+        """The program with its captured arrays as variables."""
+        from tracegrad.ir.jaxpr import opened
+
+        return opened(self)
+
+    @property
+    def consts(self) -> list[np.ndarray]:
+        """The captured arrays."""
+        return [c.value for c in self.constants]
+
+    @property
+    def eqns(self) -> list[Equation]:
+        """JAX's name for the equations."""
+        return list(self.equations)
+
+    @property
+    def in_avals(self) -> list[ArrayType]:
+        """JAX's name for the types of the inputs."""
+        return list(self.in_types)
+
+    @property
+    def out_avals(self) -> list[ArrayType]:
+        """JAX's name for the types of the outputs."""
+        return list(self.out_types)
+
+    @property
+    def effects(self) -> frozenset[str]:
+        """The names of the primitives with effects that it applies."""
+        return frozenset([name for eqn in self.equations for name in eqn.effects])
 
     # Equality is of structure: names and source locations do not count.
     @property
@@ -215,7 +280,7 @@ def _digest(program: Program) -> bytes:
             use(a)
         for name in sorted(eqn.params):
             h.update(b"|" + name.encode() + b"=")
-            h.update(_param_bytes(eqn.params[name]))
+            h.update(param_bytes(eqn.params[name]))
         h.update(b")->")
         for v in eqn.outputs:
             define(v)
@@ -225,11 +290,36 @@ def _digest(program: Program) -> bytes:
     return h.digest()
 
 
-def _param_bytes(value: Any) -> bytes:
+# Whose text says all there is. Only these exact types: a subclass (an enumeration, a named tuple) is another object with the same text.
+_PLAIN = frozenset({bool, int, float, complex, str, bytes, type(None)})
+
+
+def param_bytes(value: Any) -> bytes:
+    """What tells a parameter's value from all others: its content, or for Python objects which one it is."""
+    kind = type(value)
+    if kind in _PLAIN:
+        return f"{kind.__name__}:{value!r}".encode()
     if isinstance(value, Program):
         return b"P" + value.digest
-    if isinstance(value, (tuple, list)):
-        return b"(" + b",".join(_param_bytes(v) for v in value) + b")"
+    if kind is tuple or kind is list:
+        return b"(" + b",".join([param_bytes(v) for v in value]) + b")"
     if isinstance(value, np.ndarray):
         return b"A" + str((value.dtype, value.shape)).encode() + value.tobytes()
-    return f"{type(value).__name__}:{value!r}".encode()
+    if isinstance(value, np.integer):
+        return f"int:{int(value)}".encode()
+    if isinstance(value, np.generic):
+        return f"S{value.dtype}:".encode() + value.tobytes()
+    if isinstance(value, (np.dtype, KeyDType, TapeDType, ArrayType)):
+        return f"{kind.__name__}:{value!r}".encode()
+    return b"@" + reference_to(value).identity.encode()
+
+
+def _replaced(old: Any, names: Iterable[str], synonyms: dict[str, str], changes: dict[str, Any]) -> dict[str, Any]:
+    """The parts of `old`, changed."""
+    fields = {k: getattr(old, k) for k in names}
+    for name, value in changes.items():
+        name = synonyms.get(name, name)
+        if name not in fields:
+            raise TypeError(f"a {type(old).__name__} has no part {name!r}; it has {', '.join(fields)}")
+        fields[name] = value
+    return fields

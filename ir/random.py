@@ -70,7 +70,7 @@ def _threefry(k0: np.ndarray, k1: np.ndarray, x0: np.ndarray, x1: np.ndarray) ->
     return y0, y1
 
 
-threefry2x32_p = Primitive("threefry2x32", _threefry_type, _threefry, "random")
+threefry2x32_p = Primitive("threefry2x32", _threefry_type, _threefry, "random", multiple_results=True)
 
 
 def threefry2x32(k0: Any, k1: Any, x0: Any, x1: Any) -> tuple[Any, Any]:

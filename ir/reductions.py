@@ -225,7 +225,7 @@ def _reduce(*arrays: np.ndarray, body: Any, axes: tuple[int, ...]) -> tuple[np.n
     return tuple(a.reshape(shape) for a in accumulators)
 
 
-reduce_p = Primitive("reduce", _reduce_type, _reduce, "reductions", regions=("body",))
+reduce_p = Primitive("reduce", _reduce_type, _reduce, "reductions", regions=("body",), multiple_results=True)
 
 
 def reduce(operands: Sequence[Any], inits: Sequence[Any], body: Any, axes: Sequence[int]) -> tuple[Any, ...]:

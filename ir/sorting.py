@@ -54,7 +54,7 @@ def _sort_evaluate(*operands: np.ndarray, dimension: int, is_stable: bool, num_k
     return tuple(_take(x, order, dimension) for x in operands)
 
 
-sort_p = Primitive("sort", _sort_type, _sort_evaluate, "sorting")
+sort_p = Primitive("sort", _sort_type, _sort_evaluate, "sorting", multiple_results=True)
 
 
 def sort(*operands: Any, dimension: int = -1, is_stable: bool = True, num_keys: int = 1) -> tuple[Any, ...]:
@@ -96,7 +96,7 @@ def _top_k_evaluate(x: np.ndarray, *, k: int) -> tuple[np.ndarray, np.ndarray]:
     return np.ascontiguousarray(np.take_along_axis(x, order, -1)), order.astype(np.int32)
 
 
-top_k_p = Primitive("top_k", _top_k_type, _top_k_evaluate, "sorting")
+top_k_p = Primitive("top_k", _top_k_type, _top_k_evaluate, "sorting", multiple_results=True)
 
 
 def top_k(x: Any, k: int) -> Sequence[Any]:

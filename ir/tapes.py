@@ -81,7 +81,7 @@ def _evaluate_record_while(
     return (*carry, np.asarray(count, np.int32), *map(_as_array, rows))
 
 
-record_while_p = Primitive("record_while", _record_while_types, _evaluate_record_while, "tapes", regions=("cond", "body"))
+record_while_p = Primitive("record_while", _record_while_types, _evaluate_record_while, "tapes", regions=("cond", "body"), multiple_results=True)
 """`while` that also counts its steps and keeps values of each.
 
 Operands as those of `while`. The body gives the next carry and then any number of values to keep. Results: the last carry, the number of
@@ -119,7 +119,7 @@ def _evaluate_tape_scan(
     return (*carry, *[_as_array(r[::-1] if reverse else r) for r in rows])
 
 
-tape_scan_p = Primitive("tape_scan", _tape_scan_types, _evaluate_tape_scan, "tapes", regions=("body",))
+tape_scan_p = Primitive("tape_scan", _tape_scan_types, _evaluate_tape_scan, "tapes", regions=("body",), multiple_results=True)
 """`scan` over tapes, whose number of steps is a value.
 
 Operands: the number of steps (i32[]), constants, initial carry, tapes. Results: the last carry, and a tape of each further result of the

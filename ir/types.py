@@ -123,7 +123,8 @@ class ArrayType:
     _hash: int
     _interned: dict[tuple[Any, ...], ArrayType] = {}
 
-    def __new__(cls, shape: Any, dtype: Any, weak: bool = False) -> ArrayType:
+    def __new__(cls, shape: Any, dtype: Any, weak: bool = False, *, weak_type: bool = False) -> ArrayType:
+        weak = weak or weak_type
         key = (shape, dtype, weak)
         try:
             return cls._interned[key]
@@ -174,11 +175,20 @@ class ArrayType:
         return self.size * self.dtype.itemsize
 
     def update(self, **changes: Any) -> ArrayType:
-        """The same type with `shape`, `dtype` or `weak` replaced."""
-        return ArrayType(changes.get("shape", self.shape), changes.get("dtype", self.dtype), changes.get("weak", self.weak))
+        """The same type with `shape`, `dtype` or `weak` (also called `weak_type`) replaced."""
+        weak = changes.get("weak", changes.get("weak_type", self.weak))
+        return ArrayType(changes.get("shape", self.shape), changes.get("dtype", self.dtype), weak)
 
     def strong(self) -> ArrayType:
         return ArrayType(self.shape, self.dtype, False) if self.weak else self
+
+    strip_weak_type = strong  # JAX's name
+
+    def to_tangent_aval(self) -> ArrayType:
+        """JAX's name for `tangent_type`."""
+        return tangent_type(self)
+
+    to_ct_aval = at_least_vspace = to_tangent_aval
 
     def str_short(self) -> str:
         return f"{'~' if self.weak else ''}{short_name(self.dtype)}[{','.join(map(str, self.shape))}]"

@@ -49,6 +49,8 @@ class Eager:
 
     def process(self, primitive: Primitive, args: tuple[Any, ...], params: dict[str, Any]) -> tuple[Any, ...]:
         name = primitive.name
+        if primitive.impl is not None:
+            return self._user(primitive, args, params)
         if primitive.regions:
             return self._control_flow(primitive, args, params)
         in_types = tuple([x.aval if type(x) is ArrayImpl else _type(x) for x in args])
@@ -71,6 +73,22 @@ class Eager:
             check_finite(name, results)
         return tuple([_wrapped(r, t) for r, t in zip(results, out_types)])
 
+    def _user(self, primitive: Primitive, args: tuple[Any, ...], params: dict[str, Any]) -> tuple[Any, ...]:
+        """A user's primitive is what its implementation computes, on the operands as they are."""
+        for x in args:
+            if isinstance(x, Tracer):
+                raise errors.escaped_tracer_error(x)
+        with bind.using(self):
+            results = primitive.results(primitive.impl(*args, **params), "its implementation")  # type: ignore[misc]
+        try:
+            arrays = [x if isinstance(x, ArrayImpl) else _fresh(x) for x in results]
+        except TypeError as e:
+            several = "" if primitive.multiple_results else "; a primitive with several results needs multiple_results = True"
+            raise TypeError(f"the implementation of the primitive {primitive.name!r} gave no array: {e}{several}") from None
+        if config.debug_nans or config.debug_infs:
+            check_finite(primitive.name, arrays)
+        return tuple(arrays)
+
     def _control_flow(self, primitive: Primitive, args: tuple[Any, ...], params: dict[str, Any]) -> tuple[Any, ...]:
         """Calls and branches run here, one operation at a time; loops and nested jit are compiled."""
         name = primitive.name
@@ -92,6 +110,12 @@ class Eager:
             arrays = [raw(x, t) for x, t in zip(args, in_types)]
             results = primitive.evaluate(*arrays, **params)
         return tuple([_wrapped(r, t) for r, t in zip(results, out_types)])
+
+
+def _fresh(x: Any) -> ArrayImpl:
+    """A number or NumPy array that others may hold, as an array of ours."""
+    aval = _type(x)
+    return wrap(np.array(x, aval.dtype), aval)
 
 
 def _own(results: tuple[np.ndarray, ...], foreign: list[np.ndarray]) -> tuple[np.ndarray, ...]:

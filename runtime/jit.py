@@ -21,7 +21,7 @@ from tracegrad.ir import bind
 from tracegrad.ir.calls import call_p
 from tracegrad.ir.config import config
 from tracegrad.ir.primitive import Primitive
-from tracegrad.ir.program import Program, Var
+from tracegrad.ir.program import Program, Var, param_bytes
 from tracegrad.ir.types import ArrayType
 from tracegrad.runtime import eager
 from tracegrad.runtime.array import ArrayImpl
@@ -395,7 +395,10 @@ _EXECUTABLES_KEPT = 4096
 def run_compiled(primitive: Primitive, args: tuple[Any, ...], params: dict[str, Any]) -> tuple[Any, ...]:
     """Apply a call or a loop to concrete values by compiling it as a program of one equation."""
     types = tuple([bind.type_of(x) for x in args])
-    key = (primitive.name, types, *sorted(params.items()), config.trace_key())
+    said = sorted(params.items())
+    if primitive.impl is not None:  # a user's parameters are any objects, of which equal ones may differ in type
+        said = [(k, param_bytes(v)) for k, v in said]
+    key = (primitive.name, types, *said, config.trace_key())
     executable = _EXECUTABLES.get(key)
     if executable is None:
         from tracegrad.ir.program import Equation

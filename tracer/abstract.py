@@ -10,7 +10,7 @@ import numpy as np
 
 from tracegrad.ir import dtypes
 from tracegrad.ir.bind import type_of
-from tracegrad.ir.program import Constant, Program
+from tracegrad.ir.program import Constant, Program, Var
 from tracegrad.ir.types import ArrayType, is_key, is_tape
 from tracegrad.tracer.control_flow import TracedFunction
 from tracegrad.tracer.pytree import keystr, tree_flatten, tree_flatten_with_path, tree_unflatten
@@ -144,32 +144,76 @@ def make_ir(
     """
     if axis_env or abstracted_axes:
         raise NotImplementedError("make_ir: axis_env and abstracted_axes are not supported; use vmap(..., axis_name=...) inside")
-    static = (static_argnums,) if isinstance(static_argnums, int) else tuple(static_argnums)
 
     @functools.wraps(fun, updated=())
     def make(*args: Any, **kwargs: Any) -> Any:
-        fixed = {i % len(args) for i in static} if args else set()
-        dynamic = [a for i, a in enumerate(args) if i not in fixed]
-
-        @functools.wraps(fun, updated=())
-        def partly(*given: Any, **kwargs: Any) -> Any:
-            it = iter(given)
-            return fun(*[a if i in fixed else next(it) for i, a in enumerate(args)], **kwargs)
-
-        leaves, in_tree = tree_flatten((tuple(dynamic), kwargs))
-        names = argument_names(fun if not fixed else partly, dynamic, kwargs)
-        types = leaf_types(leaves, names, getattr(fun, "__name__", "function"))
-        result = TracedFunction(_on_pair(partly), in_tree, types)
+        result, names = _traced_partly(fun, static_argnums, args, kwargs)
         program, rest = with_constants(result.program, result.captured)
-        given = program.inputs[len(rest) :]
-        for var, name in zip(given, names):
-            var.name = var.name or name
-        if return_shape:
-            shapes = [ShapeDtypeStruct(t.shape, t.dtype, weak_type=t.weak) for t in program.out_types]
-            return program, tree_unflatten(result.out_tree, shapes)
-        return program
+        _name(program.inputs[len(rest) :], names)
+        return (program, _shapes(result)) if return_shape else program
 
     return make
+
+
+def make_jaxpr(
+    fun: Callable[..., Any],
+    static_argnums: int | Sequence[int] = (),
+    axis_env: Any = None,
+    return_shape: bool = False,
+    abstracted_axes: Any = None,
+) -> Callable[..., Any]:
+    """A function that takes what `fun` takes and returns the ClosedJaxpr of `fun`: the program in JAX's structure, with what it captured,
+    values of traces under way included, in `consts`.
+
+    static_argnums: positions of arguments that are passed as they are. With `return_shape`, returns (jaxpr, shapes of the results).
+    """
+    if axis_env or abstracted_axes:
+        raise NotImplementedError(
+            "make_jaxpr: axis_env and abstracted_axes are not supported; use vmap(..., axis_name=...) inside"
+        )
+
+    @functools.wraps(fun, updated=())
+    def make(*args: Any, **kwargs: Any) -> Any:
+        from tracegrad.ir.jaxpr import ClosedJaxpr, Jaxpr  # needed by few
+
+        result, names = _traced_partly(fun, static_argnums, args, kwargs)
+        program, captured = result.program, result.captured
+        n = len(captured)
+        _name(program.inputs[n:], names)
+        jaxpr = Jaxpr(program.inputs[:n], program.inputs[n:], program.outputs, program.equations, debug_info=program.name)
+        closed = ClosedJaxpr(jaxpr, captured)
+        return (closed, _shapes(result)) if return_shape else closed
+
+    return make
+
+
+def _traced_partly(
+    fun: Callable[..., Any], static_argnums: int | Sequence[int], args: Sequence[Any], kwargs: dict[str, Any]
+) -> tuple[TracedFunction, list[str]]:
+    """Trace `fun` with some arguments as they are; the names of the others' leaves."""
+    static = (static_argnums,) if isinstance(static_argnums, int) else tuple(static_argnums)
+    fixed = {i % len(args) for i in static} if args else set()
+    dynamic = [a for i, a in enumerate(args) if i not in fixed]
+
+    @functools.wraps(fun, updated=())
+    def partly(*given: Any, **kwargs: Any) -> Any:
+        it = iter(given)
+        return fun(*[a if i in fixed else next(it) for i, a in enumerate(args)], **kwargs)
+
+    leaves, in_tree = tree_flatten((tuple(dynamic), kwargs))
+    names = argument_names(fun if not fixed else partly, dynamic, kwargs)
+    types = leaf_types(leaves, names, getattr(fun, "__name__", "function"))
+    return TracedFunction(_on_pair(partly), in_tree, types), names
+
+
+def _name(inputs: Sequence[Var], names: Sequence[str]) -> None:
+    for var, name in zip(inputs, names):
+        var.name = var.name or name
+
+
+def _shapes(result: TracedFunction) -> Any:
+    shapes = [ShapeDtypeStruct(t.shape, t.dtype, weak_type=t.weak) for t in result.program.out_types]
+    return tree_unflatten(result.out_tree, shapes)
 
 
 def _on_pair(fun: Callable[..., Any]) -> Callable[..., Any]:

@@ -9,6 +9,7 @@ from tracegrad.ir.program import Program
 from tracegrad.ir.verify import verify
 from tracegrad.transforms.dead_code import remove_dead_code
 from tracegrad.transforms.duplicates import merge_common
+from tracegrad.transforms.expand import expand_primitives
 from tracegrad.transforms.hoist import hoist_invariants
 from tracegrad.transforms.inline import inline_calls
 from tracegrad.transforms.physical_keys import physical_keys
@@ -18,7 +19,8 @@ Pass = Callable[[Program], Program]
 Observer = Callable[[Pass, Program, Program], None]
 
 PIPELINE: tuple[Pass, ...] = (
-    inline_calls,  # first: everything after sees through calls
+    expand_primitives,  # first: the others know only our own primitives
+    inline_calls,  # early: everything after sees through calls
     remove_dead_code,  # early, since derivatives leave much behind, and what is gone costs the others nothing
     physical_keys,  # before simplification, whose rules know only numeric dtypes
     simplify,

@@ -22,12 +22,21 @@ class Zero:
 
     __slots__ = ("type",)
 
-    def __init__(self, type: ArrayType):
-        self.type = type
+    def __init__(self, aval: ArrayType):
+        self.type = aval
 
     @property
     def aval(self) -> ArrayType:
         return self.type
+
+    @staticmethod
+    def from_primal_value(x: Any) -> Zero:
+        """The zero tangent of a value."""
+        return zero_like(x)
+
+    def instantiate(self) -> Any:
+        """An array of zeros."""
+        return instantiate(self)
 
     def __repr__(self) -> str:
         return f"Zero({self.type})"

@@ -1,0 +1,655 @@
+"""Primitives that users define: they work wherever ours do, and what is missing or wrong is said."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from primitive_samples import all_cases
+
+import tracegrad as tg
+import tracegrad.numpy as jnp
+from tracegrad import lax
+from tracegrad.core import ShapedArray
+from tracegrad.extend import core
+from tracegrad.interpreters import ad, batching, mlir, xla
+from tracegrad.ir.config import config
+from tracegrad.ir.parser import ParseError, parse
+from tracegrad.ir.primitive import REGISTRY
+from tracegrad.ir.printer import attribute
+from tracegrad.runtime import cache
+from tracegrad.transforms.pipeline import optimize
+
+
+@pytest.fixture(autouse=True)
+def _verified() -> Iterator[None]:
+    with config.override("verify", True):
+        yield
+
+
+# One primitive with all rules. The counts say which of its parts were used.
+
+fma_p = core.Primitive("fused_multiply_add")
+used: list[str] = []
+
+
+def fma(x: Any, y: Any, z: Any) -> Any:
+    return fma_p.bind(x, y, z)
+
+
+@fma_p.def_impl
+def _fma_impl(x: Any, y: Any, z: Any) -> Any:
+    used.append("impl")
+    return np.asarray(x) * np.asarray(y) + np.asarray(z)
+
+
+@fma_p.def_abstract_eval
+def _fma_types(x: ShapedArray, y: ShapedArray, z: ShapedArray) -> ShapedArray:
+    assert x.shape == y.shape == z.shape
+    return ShapedArray(x.shape, x.dtype)
+
+
+def _fma_jvp(primals: Any, tangents: Any) -> Any:
+    (x, y, z), (x_dot, y_dot, z_dot) = primals, tangents
+    out = ad.instantiate_zeros(z_dot)
+    if type(x_dot) is not ad.Zero:
+        out = fma(x_dot, y, out)
+    if type(y_dot) is not ad.Zero:
+        out = fma(x, y_dot, out)
+    return fma(x, y, z), out
+
+
+def _fma_transpose(ct: Any, x: Any, y: Any, z: Any) -> Any:
+    ct_x = ct_y = ct_z = None
+    if ad.is_undefined_primal(x):
+        ct_x = fma(ct, y, jnp.zeros(x.aval.shape, x.aval.dtype))
+    if ad.is_undefined_primal(y):
+        ct_y = fma(x, ct, jnp.zeros(y.aval.shape, y.aval.dtype))
+    if ad.is_undefined_primal(z):
+        ct_z = ct
+    return ct_x, ct_y, ct_z
+
+
+def _fma_batch(args: Any, dims: Any) -> Any:
+    size = next(x.shape[d] for x, d in zip(args, dims) if d is not None)
+    return fma(*[batching.bdim_at_front(x, d, size) for x, d in zip(args, dims)]), 0
+
+
+ad.primitive_jvps[fma_p] = _fma_jvp
+ad.primitive_transposes[fma_p] = _fma_transpose
+batching.primitive_batchers[fma_p] = _fma_batch
+mlir.register_lowering(fma_p, mlir.lower_fun(lambda x, y, z: x * y + z, multiple_results=False))
+
+X, Y, Z = (jnp.asarray(a, jnp.float32) for a in ([1.0, 2.0, 3.0], [4.0, 5.0, 6.0], [0.5, 0.25, 0.125]))
+
+
+def same(actual: Any, expected: Any) -> None:
+    np.testing.assert_allclose(np.asarray(actual), np.asarray(expected), rtol=2e-6)
+
+
+def plain(x: Any, y: Any, z: Any) -> Any:
+    return x * y + z
+
+
+def test_applied_at_once_it_is_its_implementation() -> None:
+    used.clear()
+    out = fma(X, Y, Z)
+    assert isinstance(out, tg.Array) and used == ["impl"]
+    same(out, plain(X, Y, Z))
+    assert fma(2.0, 3.0, 1.0) == 7.0
+
+
+def test_compiled_it_is_its_lowering() -> None:
+    used.clear()
+    same(tg.jit(fma)(X, Y, Z), plain(X, Y, Z))
+    assert used == []
+
+
+@pytest.mark.parametrize("wrap", [lambda f: f, tg.jit], ids=["eager", "jit"])
+def test_derivatives_and_batches(wrap: Any) -> None:
+    def loss(f: Any) -> Any:
+        return lambda x, y, z: jnp.sum(jnp.sin(f(f(x, y, z), y, x)))
+
+    args = (X, Y, Z)
+    same(tg.jvp(wrap(loss(fma)), args, args)[1], tg.jvp(loss(plain), args, args)[1])
+    for a, b in zip(wrap(tg.grad(loss(fma), (0, 1, 2)))(*args), tg.grad(loss(plain), (0, 1, 2))(*args)):
+        same(a, b)
+    same(wrap(tg.hessian(loss(fma)))(*args), tg.hessian(loss(plain))(*args))
+    rows = jnp.stack([X, Y, Z])
+    same(wrap(tg.vmap(fma, (0, None, 1), 1))(rows, Y, rows), tg.vmap(plain, (0, None, 1), 1)(rows, Y, rows))
+    same(
+        wrap(tg.vmap(tg.grad(loss(fma)), (0, None, None)))(rows, Y, Z), tg.vmap(tg.grad(loss(plain)), (0, None, None))(rows, Y, Z)
+    )
+    same(wrap(tg.grad(lambda x: tg.vmap(fma)(x, rows, rows).sum()))(rows), rows)
+
+
+def in_scan(f: Any, x: Any) -> Any:
+    return lax.scan(lambda c, y: (f(c, y, c), f(y, c, y)), x, jnp.stack([Y, Z]) / 9)[0].sum()
+
+
+def in_cond(f: Any, x: Any) -> Any:
+    return lax.cond(x[0] > 0, lambda x: f(x, x, Y), lambda x: f(x, Y, x), x).sum()
+
+
+def in_while(f: Any, x: Any) -> Any:
+    return lax.while_loop(lambda c: c[0] < 3, lambda c: (c[0] + 1, f(c[1], Y, Z) / 5), (0, x))[1].sum()
+
+
+def in_checkpoint(f: Any, x: Any) -> Any:
+    return jnp.sum(tg.checkpoint(lambda x: jnp.sin(f(x, x, Y)))(x))
+
+
+def in_jit(f: Any, x: Any) -> Any:
+    return jnp.sum(tg.jit(lambda x: f(x, x, Y))(x))
+
+
+def in_custom_jvp(f: Any, x: Any) -> Any:
+    @tg.custom_jvp
+    def g(x: Any) -> Any:
+        return f(x, x, Y)
+
+    g.defjvp(lambda primals, tangents: (g(*primals), f(*primals, *tangents, Z) - Z))
+    return g(x).sum()
+
+
+@pytest.mark.parametrize("program", [in_scan, in_cond, in_while, in_checkpoint, in_jit, in_custom_jvp], ids=lambda f: f.__name__)
+def test_inside_control_flow(program: Any) -> None:
+    ours, reference = partial(program, fma), partial(program, plain)
+    for run in (ours, tg.jit(ours)):
+        same(run(X), reference(X))
+        same(tg.jvp(run, (X,), (Y,))[1], tg.jvp(reference, (X,), (Y,))[1])
+        same(tg.vmap(run)(jnp.stack([X, -Y])), tg.vmap(reference)(jnp.stack([X, -Y])))
+    if program is not in_while:
+        same(tg.grad(ours)(X), tg.grad(reference)(X))
+        same(tg.jit(tg.grad(ours))(X), tg.grad(reference)(X))
+    with tg.disable_jit():
+        same(ours(X), reference(X))
+
+
+# What a program says
+
+
+def test_a_program_shows_it_and_reads_back() -> None:
+    program = tg.make_ir(partial(in_scan, fma))(X)
+    assert "fused_multiply_add %" in str(program)
+    assert parse(str(program)) == program
+    (eqn,) = tg.make_jaxpr(fma)(X, Y, Z).eqns
+    assert eqn.primitive is fma_p and eqn.primitive.name == "fused_multiply_add"
+    assert "fused_multiply_add" not in tg.jit(partial(in_scan, fma)).lower(X).as_text("optimized")
+
+
+def test_names_are_unique() -> None:
+    first, second, ours = core.Primitive("twin"), core.Primitive("twin"), core.Primitive("add")
+    assert (first.name, second.name, ours.name) == ("twin", "twin.2", "add.2")
+    assert REGISTRY["add"] is core.primitives.add_p is not ours
+    for k, p in enumerate((first, second, ours), 2):
+        p.def_abstract_eval(lambda t: t)
+        mlir.register_lowering(p, mlir.lower_fun(lambda x, k=k: x * k, multiple_results=False))
+    programs = [tg.make_ir(p.bind)(X) for p in (first, second, ours)]
+    assert len(set(programs)) == 3
+    assert [parse(str(p)) for p in programs] == programs
+    for k, p in enumerate((first, second, ours), 2):
+        same(tg.jit(p.bind)(X), X * k)
+        same(p.bind(X), X * k)  # without an implementation, what its lowering computes
+
+
+@pytest.mark.parametrize("name", ["return", "const", "with space", 'a "quoted" one', "yield", "λ", "true", "2nd"])
+def test_any_name_reads_back(name: str) -> None:
+    p = core.Primitive(name)
+    p.def_abstract_eval(lambda *ts, **_: ts[0])
+    program = tg.make_ir(lambda x: p.bind(p.bind(x, 1.0, n=3), x))(X)
+    assert parse(str(program)) == program
+
+
+def test_a_name_is_a_string() -> None:
+    with pytest.raises(TypeError, match="the name of a primitive is a string"):
+        core.Primitive(3)  # type: ignore[arg-type]
+
+
+def test_the_text_of_an_unknown_primitive_is_refused() -> None:
+    p = core.Primitive("short_lived")
+    p.def_abstract_eval(lambda t: t)
+    text = str(tg.make_ir(p.bind)(X))
+    with pytest.raises(ParseError, match="there is no primitive 'short_dead'"):
+        parse(text.replace("short_lived", "short_dead"))
+
+
+# Parameters that are Python objects
+
+apply_p = core.Primitive("apply")
+apply_p.def_impl(lambda x, *, function, **_: function(x))
+apply_p.def_abstract_eval(lambda t, *, function, **_: t)
+mlir.register_lowering(apply_p, mlir.lower_fun(lambda x, *, function, **_: function(x), multiple_results=False))
+ad.primitive_jvps[apply_p] = lambda primals, tangents, **params: tg.jvp(partial(apply_p.impl, **params), primals, tangents)
+
+
+class Times:
+    """Two of these look the same."""
+
+    def __init__(self, k: float):
+        self.k = k
+
+    def __call__(self, x: Any) -> Any:
+        return x * self.k
+
+    def __repr__(self) -> str:
+        return "Times()"
+
+
+class EqualTimes(Times):
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, EqualTimes) and self.k == other.k
+
+    def __hash__(self) -> int:
+        return hash(self.k)
+
+
+def applied(function: Any, **params: Any) -> Any:
+    return lambda x: apply_p.bind(x, function=function, **params)
+
+
+def test_objects_that_look_alike_are_different_parameters() -> None:
+    two, three = Times(2.0), Times(3.0)
+    programs = [tg.make_ir(applied(f))(X) for f in (two, three)]
+    assert programs[0] != programs[1]
+    assert [parse(str(p)) for p in programs] == programs
+    for f in (two, three):
+        same(tg.jit(applied(f))(X), f(X))
+        same(lax.scan(lambda c, _, f=f: (applied(f)(c), None), X, None, 2)[0], f(f(X)))
+        same(tg.grad(lambda x, f=f: applied(f)(x).sum())(X), jnp.full(3, f.k))
+
+
+def test_equal_objects_are_one_parameter() -> None:
+    same_program = tg.make_ir(applied(EqualTimes(2.0)))(X) == tg.make_ir(applied(EqualTimes(2.0)))(X)
+    assert same_program
+    assert tg.make_ir(applied(EqualTimes(2.0)))(X) != tg.make_ir(applied(EqualTimes(3.0)))(X)
+
+
+def test_equal_values_of_different_types_are_different_parameters() -> None:
+    programs = [tg.make_ir(applied(jnp.sin, flag=v))(X) for v in (1, True, 1.0, (1,), (True,), np.float32(1))]
+    assert len(set(programs)) == 6
+    assert [parse(str(p)) for p in programs] == programs
+    p = core.Primitive("typed")
+    p.def_abstract_eval(lambda t, *, flag: t)
+    p.def_impl(partial(xla.apply_primitive, p))
+    mlir.register_lowering(p, mlir.lower_fun(lambda x, *, flag: x + (10 if flag is True else 20), multiple_results=False))
+    same(p.bind(X, flag=1), X + 20)
+    same(p.bind(X, flag=True), X + 10)
+
+
+def test_structures_functions_and_data_as_parameters() -> None:
+    tree = tg.tree.structure({"a": 0, "b": [0, 0]})
+    params = dict(tree=tree, pair=(jnp.sin, "text", (tree, 2.5)), dtype=np.dtype(np.float32), nothing=None, kind=np.float32)
+    program = tg.make_ir(applied(jnp.sin, **params))(X)
+    again = parse(str(program))
+    assert again == program
+    assert again.equations[0].params == {"function": jnp.sin, **params}
+    same(tg.jit(applied(jnp.sin, **params))(X), jnp.sin(X))
+
+
+def test_the_text_of_a_dead_object_is_refused() -> None:
+    text = str(tg.make_ir(applied(Times(2.0)))(X))
+    with pytest.raises(ParseError, match="is not alive in this process"):
+        parse(text)
+
+
+def test_a_parameter_without_hash_is_refused_when_traced() -> None:
+    same(applied(lambda x: x, extra=[1])(X), X)
+    with pytest.raises(
+        TypeError, match=r"the parameter 'extra' of the primitive 'apply' is \[1\] of type list, which has no hash"
+    ):
+        tg.make_ir(applied(lambda x: x, extra=[1]))(X)
+
+
+def test_a_program_as_a_parameter_is_a_region() -> None:
+    body = tg.make_ir(lambda x: jnp.sin(x) * 2)(X)
+    p = core.Primitive("twice")
+    p.def_abstract_eval(lambda t, *, body: t)
+
+    def twice(x: Any, *, body: Any) -> Any:
+        for _ in range(2):
+            (x,) = core.jaxpr_as_fun(body)(x)
+        return x
+
+    mlir.register_lowering(p, mlir.lower_fun(twice, multiple_results=False))
+    program = tg.make_ir(lambda x: p.bind(x, body=body))(X)
+    assert "body @" in str(program) and parse(str(program)) == program
+    expected = 2 * jnp.sin(2 * jnp.sin(X))
+    same(tg.jit(lambda x: p.bind(x, body=body))(X), expected)
+    same(p.bind(X, body=body), expected)
+
+
+# The disk cache
+
+
+def test_the_disk_cache_depends_on_the_lowered_program_alone(tmp_path: Path) -> None:
+    def key(f: Any) -> str | None:
+        program = optimize(tg.make_ir(f)(X))
+        assert not any(e.primitive.impl is not None for e in program.walk())
+        return cache.key(program)
+
+    assert key(fma_like("one", 2.0)) == key(fma_like("two", 2.0)) != key(fma_like("one", 3.0))
+    assert key(applied(Times(2.0))) == key(applied(Times(2.0))) == key(lambda x: x * 2.0)
+    with config.override("cache", True), config.override("cache_dir", str(tmp_path)):
+        for k in (2.0, 3.0, 2.0):
+            same(tg.jit(fma_like("stored", k))(X), X * k)
+    assert len(list(tmp_path.rglob("*.tgo"))) == 2
+
+
+def fma_like(name: str, k: float) -> Any:
+    p = core.Primitive(name)
+    p.def_abstract_eval(lambda t: t)
+    mlir.register_lowering(p, mlir.lower_fun(lambda x: x * k, multiple_results=False))
+    return p.bind
+
+
+def test_a_name_of_an_object_means_one_process() -> None:
+    code = "import tracegrad as tg; from tracegrad.ir.references import reference_to; print(reference_to(tg.jit).identity)"
+    first, second = (subprocess.check_output([sys.executable, "-c", code]) for _ in range(2))
+    assert first != second
+
+
+# What is missing
+
+
+@pytest.fixture
+def bare() -> core.Primitive:
+    p = core.Primitive("bare")
+    p.def_abstract_eval(lambda t: t)
+    p.def_impl(lambda x: np.sin(x))
+    return p
+
+
+def test_without_a_lowering_it_is_not_compiled(bare: core.Primitive) -> None:
+    same(bare.bind(X), np.sin(X))
+    with pytest.raises(NotImplementedError, match=r"'bare\S*' has no lowering.*register_lowering.*multiple_results=False"):
+        tg.jit(bare.bind)(X)
+    with pytest.raises(NotImplementedError, match="has no lowering"):
+        lax.scan(lambda c, _: (bare.bind(c), None), X, None, 3)
+    # What nothing needs is not asked for it.
+    same(tg.jit(lambda x: (bare.bind(x), x)[1])(X), X)
+
+
+def test_numpy_code_is_lowered_through_a_callback(bare: core.Primitive) -> None:
+    def call(x: Any) -> Any:
+        return tg.pure_callback(bare.impl, tg.ShapeDtypeStruct(x.shape, x.dtype), x)
+
+    mlir.register_lowering(bare, mlir.lower_fun(call, multiple_results=False))
+    same(tg.jit(bare.bind)(X), np.sin(X))
+
+
+def test_missing_rules_are_named(bare: core.Primitive) -> None:
+    with pytest.raises(NotImplementedError, match=r"Differentiation rule for 'bare\S*' not implemented.*primitive_jvps"):
+        tg.grad(lambda x: bare.bind(x).sum())(X)
+    with pytest.raises(NotImplementedError, match=r"Batching rule for 'bare\S*' not implemented.*primitive_batchers"):
+        tg.vmap(bare.bind)(X)
+    ad.primitive_jvps[bare] = lambda primals, tangents: (bare.bind(*primals), bare.bind(*tangents))
+    with pytest.raises(NotImplementedError, match=r"Transpose rule .* for 'bare\S*' not implemented.*primitive_transposes"):
+        tg.grad(lambda x: bare.bind(x).sum())(X)
+    p = core.Primitive("empty")
+    with pytest.raises(NotImplementedError, match=r"Evaluation rule for 'empty' not implemented.*def_impl"):
+        p.bind(X)
+    with pytest.raises(NotImplementedError, match=r"Abstract evaluation for 'empty' not implemented.*def_abstract_eval"):
+        tg.make_ir(p.bind)(X)
+
+
+# What is wrong
+
+
+def test_operands_are_arrays(bare: core.Primitive) -> None:
+    with pytest.raises(TypeError, match=r"operand 1 of the primitive 'fused_multiply_add': 'list' is not an array"):
+        fma(X, [1.0], Z)
+    with pytest.raises(TypeError, match=r"indexed by primitives, not by 'sin'"):
+        ad.primitive_jvps["sin"] = _fma_jvp  # type: ignore[index]
+    with pytest.raises(TypeError, match="must be a function"):
+        ad.primitive_jvps[bare] = 3  # type: ignore[assignment]
+
+
+def test_a_lowering_keeps_its_promises(bare: core.Primitive) -> None:
+    mlir.register_lowering(bare, mlir.lower_fun(lambda x: jnp.sum(x), multiple_results=False))
+    with pytest.raises(TypeError, match=r"the lowering of the primitive 'bare\S*' gives \(f32\[\]\), .* says \(f32\[3\]\)"):
+        tg.jit(bare.bind)(X)
+    mlir.register_lowering(bare, mlir.lower_fun(lambda x: jnp.sin(x)))
+    with pytest.raises(TypeError, match="with multiple_results=True, the default, it returns a list or tuple"):
+        tg.jit(bare.bind)(X)
+    mlir.register_lowering(bare, mlir.lower_fun(lambda x: bare.bind(x) + 1, multiple_results=False))
+    with pytest.raises(RecursionError, match=r"the lowering of 'bare\S*' applies 'bare\S*' itself to operands of the same types"):
+        tg.jit(bare.bind)(X)
+
+
+def test_only_tracing_lowers(bare: core.Primitive) -> None:
+    with pytest.raises(NotImplementedError, match="tracegrad generates no MLIR and lowers primitives by tracing Python"):
+        mlir.register_lowering(bare, lambda ctx, x: x)  # type: ignore[arg-type]
+    with pytest.raises(AttributeError, match="'emit_python_callback': tracegrad generates no MLIR"):
+        mlir.emit_python_callback  # noqa: B018
+    mlir.register_lowering(bare, mlir.lower_fun(jnp.sin, False), platform="tpu")
+    with pytest.raises(NotImplementedError, match="has no lowering"):
+        tg.jit(bare.bind)(X)
+
+
+def test_a_lowering_may_use_other_primitives(bare: core.Primitive) -> None:
+    mlir.register_lowering(bare, mlir.lower_fun(lambda x: tg.jit(fma)(x, x, fma(x, x, x)), False))
+    same(tg.jit(bare.bind)(X), 2 * X * X + X)
+
+
+def test_rules_keep_their_promises(bare: core.Primitive) -> None:
+    def grad_with(rule: Any) -> Any:
+        ad.primitive_jvps[bare] = rule
+        return tg.jvp(bare.bind, (X,), (X,))
+
+    with pytest.raises(TypeError, match=r"the differentiation rule of 'bare\S*' returned .*, not a pair \(result, tangent"):
+        grad_with(lambda primals, tangents: bare.bind(*primals))
+    with pytest.raises(
+        TypeError, match=r"a tangent that the differentiation rule of 'bare\S*' has the type f32\[\], but must have f32\[3\]"
+    ):
+        grad_with(lambda primals, tangents: (bare.bind(*primals), tangents[0].sum()))
+    same(grad_with(lambda primals, tangents: (bare.bind(*primals), ad.Zero.from_primal_value(X)))[1], jnp.zeros(3))
+
+    ad.deflinear2(bare, lambda ct, x: (ct, ct))
+    with pytest.raises(TypeError, match="not a sequence of one cotangent for each of its 1 operands"):
+        tg.grad(lambda x: bare.bind(x).sum())(X)
+    ad.deflinear2(bare, lambda ct, x: (ct[:2],))
+    with pytest.raises(
+        TypeError, match=r"a cotangent that the transpose rule of 'bare\S*' has the type f32\[2\], but must have f32\[3\]"
+    ):
+        tg.grad(lambda x: bare.bind(x).sum())(X)
+
+    batching.primitive_batchers[bare] = lambda args, dims: (args[0], 1)
+    with pytest.raises(
+        TypeError, match=r"returned a result of shape \(4, 3\) with the batch dimension 1, where the batch has the size 4"
+    ):
+        tg.vmap(bare.bind)(jnp.ones((4, 3)))
+    batching.primitive_batchers[bare] = lambda args, dims: args[0]
+    with pytest.raises(TypeError, match=r"the batching rule of 'bare\S*' returned .*, not a pair"):
+        tg.vmap(bare.bind)(X)
+
+
+def test_several_results_are_declared() -> None:
+    p = core.Primitive("several")
+    p.def_impl(lambda x: (x, x + 1))
+    p.def_abstract_eval(lambda t: (t, t))
+    with pytest.raises(
+        TypeError, match=r"the implementation of the primitive 'several' gave no array: 'tuple' .* multiple_results = True"
+    ):
+        p.bind(X)
+    with pytest.raises(TypeError, match=r"the abstract evaluation of 'several' returned .*multiple_results = True"):
+        tg.make_ir(p.bind)(X)
+    p.multiple_results = True
+    mlir.register_lowering(p, mlir.lower_fun(lambda x: [x, x + 1]))
+    ad.primitive_jvps[p] = lambda primals, tangents: (p.bind(*primals), [tangents[0], ad.Zero.from_primal_value(X)])
+    batching.primitive_batchers[p] = lambda args, dims: (p.bind(*args), [dims[0]] * 2)
+    for f in (p.bind, tg.jit(p.bind)):
+        out = f(X)
+        assert isinstance(out, list)
+        same(out[1], X + 1)
+    tangents = tg.jvp(p.bind, (X,), (Y,))[1]
+    same(tangents[0], Y)
+    same(tangents[1], jnp.zeros(3))
+    same(tg.vmap(p.bind)(jnp.stack([X, Y]))[1], jnp.stack([X, Y]) + 1)
+    p.def_impl(lambda x: x)
+    with pytest.raises(
+        TypeError, match=r"'several' has multiple_results, but its implementation returned .* instead of a list or tuple"
+    ):
+        p.bind(X)
+
+
+# Effects
+
+
+def test_effects_are_kept() -> None:
+    seen: list[float] = []
+    p = core.Primitive("note")
+    p.multiple_results = True
+    p.def_effectful_abstract_eval(lambda t: ([], {"note"}))
+    p.def_impl(lambda x: (seen.append(float(x)), [])[1])
+    mlir.register_lowering(p, mlir.lower_fun(lambda x: (tg.debug.callback(lambda v: seen.append(float(v)), x), [])[1]))
+
+    def f(x: Any) -> Any:
+        p.bind(x)
+        p.bind(x)
+        return x * 2
+
+    f(1.0)
+    tg.jit(f)(3.0)
+    tg.effects_barrier()
+    assert seen == [1.0, 1.0, 3.0, 3.0]
+    assert tg.make_jaxpr(f)(1.0).effects == {"note"}
+
+
+# Our own primitives in the same tables
+
+
+def test_our_rules_are_in_the_tables() -> None:
+    sin_p, mul_p, sort_p = core.primitives.sin_p, core.primitives.mul_p, core.primitives.sort_p
+    out, tangent = ad.primitive_jvps[sin_p]([X], [Y])
+    same(tangent, jnp.cos(X) * Y)
+    ct_x, ct_y = ad.primitive_transposes[mul_p](Z, ad.UndefinedPrimal(X.aval), Y)
+    same(ct_x, Z * Y)
+    assert ct_y is None
+    rows = jnp.stack([X, Y])
+    out, dim = batching.primitive_batchers[sin_p]([rows], [1])
+    assert dim == 1
+    outs, dims = batching.axis_primitive_batchers[sort_p](2, None, None, [rows], [0], dimension=0, is_stable=True, num_keys=1)
+    assert isinstance(outs, list) and dims == [0]
+    assert sin_p in ad.primitive_jvps and sin_p not in ad.primitive_transposes
+    assert len(list(ad.primitive_jvps)) == len(ad.primitive_jvps) > 100
+    assert ad.primitive_jvps[fma_p] is _fma_jvp
+    same(core.primitives.sin_p.bind(X), jnp.sin(X))
+    assert isinstance(sort_p.bind(X, dimension=0, is_stable=True, num_keys=1), list)
+    assert core.primitives.jit_p.name == "call"
+    with pytest.raises(AttributeError, match="tracegrad has no primitive 'fused_multiply_add_p'"):
+        core.primitives.fused_multiply_add_p  # noqa: B018
+
+
+def test_a_rule_may_be_replaced_and_removed() -> None:
+    p = core.Primitive("replaced")
+    p.def_impl(lambda x: x)
+    p.def_abstract_eval(lambda t: t)
+    batching.primitive_batchers[p] = lambda args, dims: (args[0], dims[0])
+    batching.axis_primitive_batchers[p] = lambda size, name, trace, args, dims: (args[0] * size, dims[0])
+    same(tg.vmap(p.bind)(X), 3 * X)
+    same(batching.primitive_batchers[p]([X], [0])[0], 3 * X)
+    del batching.primitive_batchers[p]
+    assert p not in batching.axis_primitive_batchers
+    with pytest.raises(NotImplementedError, match="Batching rule"):
+        tg.vmap(p.bind)(X)
+
+
+def test_our_primitives_say_whether_they_have_several_results() -> None:
+    wrong = set()
+    for case in (c for cases in all_cases().values() for c in cases):
+        outs = case.primitive.type_rule(*case.types, **case.params)
+        if len(outs) != 1 and not case.primitive.multiple_results:
+            wrong.add(case.primitive.name)
+    assert not wrong
+
+
+def test_the_parameters_of_our_primitives_are_plain_data() -> None:
+    """Programs are told apart, across processes, by what they say; a Python object would say nothing."""
+    for case in (c for cases in all_cases().values() for c in cases):
+        if case.primitive.family != "calls":
+            data = [v for k, v in case.params.items() if k not in case.primitive.regions]
+            assert not [v for v in data if "@" in attribute(v)], f"{case.primitive}: {data}"
+
+
+# Shorthands
+
+
+def test_rules_for_usual_cases() -> None:
+    scale = core.Primitive("scale")
+    scale.def_abstract_eval(lambda t, *, k: t)
+    mlir.register_lowering(scale, mlir.lower_fun(lambda x, *, k: x * k, False))
+    ad.deflinear(scale, lambda ct, *, k: [scale.bind(ct, k=k)])
+    batching.defvectorized(scale)
+    same(tg.grad(lambda x: (scale.bind(x, k=3.0) * Y).sum())(X), 3 * Y)
+    same(tg.vmap(partial(scale.bind, k=2.0), 1, 1)(jnp.ones((2, 3))), jnp.full((2, 3), 2.0))
+
+    hypot = core.Primitive("hypotenuse")
+    hypot.def_abstract_eval(lambda x, y: ShapedArray(jnp.broadcast_shapes(x.shape, y.shape), x.dtype))
+    mlir.register_lowering(hypot, mlir.lower_fun(lambda x, y: jnp.sqrt(x * x + y * y), False))
+    ad.defjvp2(hypot, lambda t, ans, x, y: t * x / ans, lambda t, ans, x, y: t * y / ans)
+    batching.defbroadcasting(hypot)
+    same(tg.grad(lambda x: hypot.bind(x, Y).sum())(X), X / jnp.sqrt(X * X + Y * Y))
+    rows = jnp.arange(6.0).reshape(2, 3)
+    reference = lambda x, y: jnp.sqrt(x * x + y * y)  # noqa: E731
+    for axes, args in [
+        ((0, None), (rows, X)),
+        ((0, 1), (rows, rows.T)),
+        ((0, 0), (rows, rows)),
+        ((0, None), (X, 2.0)),
+        ((0, 0), (rows, X[:2])),
+    ]:
+        same(tg.vmap(hypot.bind, axes)(*args), tg.vmap(reference, axes)(*args))
+
+    square = core.Primitive("square_of")
+    square.def_abstract_eval(lambda t: t)
+    mlir.register_lowering(square, mlir.lower_fun(lambda x: x * x, False))
+    ad.defjvp(square, lambda t, x: 2 * x * t)
+    same(tg.jacfwd(square.bind)(X), jnp.diag(2 * X))
+    ad.defjvp_zero(square)
+    same(tg.grad(lambda x: square.bind(x).sum())(X), jnp.zeros(3))
+
+    times = core.Primitive("times")
+    times.def_abstract_eval(lambda x, y: x)
+    mlir.register_lowering(times, mlir.lower_fun(lambda x, y: x * y, False))
+    ad.defbilinear(times, lambda ct, x, y: times.bind(ct, y), lambda ct, x, y: times.bind(x, ct))
+    same(tg.grad(lambda x: times.bind(x, x).sum())(X), 2 * X)
+
+    total = core.Primitive("total")
+    total.def_abstract_eval(lambda t, *, axes: t.update(shape=tuple(d for i, d in enumerate(t.shape) if i not in axes)))
+    mlir.register_lowering(total, mlir.lower_fun(lambda x, *, axes: jnp.sum(x, axes), False))
+    batching.defreducer(total)
+    cube = jnp.arange(24.0).reshape(2, 3, 4)
+    for axis in range(3):
+        same(tg.vmap(lambda x: total.bind(x, axes=(0,)), axis)(cube), tg.vmap(lambda x: x.sum(0), axis)(cube))
+
+
+def test_integer_operands_have_no_tangents() -> None:
+    p = core.Primitive("pick")
+    p.def_abstract_eval(lambda x, i: x.update(shape=()))
+    mlir.register_lowering(p, mlir.lower_fun(lambda x, i: x[i], False))
+
+    def rule(primals: Any, tangents: Any) -> Any:
+        assert type(tangents[1]) is ad.Zero and tangents[1].aval.dtype == tg.float0
+        return p.bind(*primals), p.bind(ad.instantiate_zeros(tangents[0]), primals[1])
+
+    def transpose(ct: Any, x: Any, i: Any) -> Any:
+        assert ad.is_undefined_primal(x) and not ad.is_undefined_primal(i)
+        return jnp.zeros(x.aval.shape).at[i].set(ct), None
+
+    ad.primitive_jvps[p] = rule
+    ad.primitive_transposes[p] = transpose
+    same(tg.grad(lambda x: p.bind(x, 1))(X), [0, 1, 0])
+    same(tg.jit(tg.grad(lambda x: p.bind(x, 1) ** 2))(X), [0, 4, 0])
+
+
+def test_it_costs_nothing_until_it_is_used() -> None:
+    code = "import sys, tracegrad; print([m for m in sys.modules if m.startswith(('tracegrad.interp', 'tracegrad.extend'))])"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
+    assert tg.interpreters.ad is ad and tg.extend.core is core
