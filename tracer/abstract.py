@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from tracegrad.ir import dtypes
+from tracegrad.ir.array import Array
 from tracegrad.ir.bind import type_of
 from tracegrad.ir.program import Constant, Program, Var
 from tracegrad.ir.types import ArrayType, is_key, is_tape
@@ -102,6 +103,13 @@ def leaf_types(leaves: Sequence[Any], names: Sequence[str], fun_name: str) -> li
     return types
 
 
+def described(x: Any) -> Any:
+    """A leaf of which only the type counts: anything with a shape and a dtype stands for an array."""
+    if isinstance(x, (Array, np.ndarray, np.generic)) or hasattr(x, "aval") or not (hasattr(x, "shape") and hasattr(x, "dtype")):
+        return x
+    return ShapeDtypeStruct(x.shape, x.dtype, weak_type=bool(getattr(x, "weak_type", False)))
+
+
 def with_constants(program: Program, captured: Sequence[Any]) -> tuple[Program, list[Any]]:
     """Turn captured concrete arrays, the program's leading inputs, into its constants; return the captured tracers that remain."""
     constants, inputs, rest = list(program.constants), [], []
@@ -115,11 +123,10 @@ def with_constants(program: Program, captured: Sequence[Any]) -> tuple[Program, 
 
 
 def traced(fun: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> TracedFunction:
-    """Trace `fun(*args, **kwargs)`, whose leaves are arrays, numbers or ShapeDtypeStructs."""
+    """Trace `fun(*args, **kwargs)`, whose leaves are arrays, numbers or what has their shape and dtype."""
     leaves, in_tree = tree_flatten((tuple(args), kwargs))
     name = getattr(fun, "__name__", type(fun).__name__)
-    types = leaf_types(leaves, argument_names(fun, args, kwargs), name)
-
+    types = leaf_types([described(x) for x in leaves], argument_names(fun, args, kwargs), name)
     return TracedFunction(_on_pair(fun), in_tree, types)
 
 
@@ -202,7 +209,7 @@ def _traced_partly(
 
     leaves, in_tree = tree_flatten((tuple(dynamic), kwargs))
     names = argument_names(fun if not fixed else partly, dynamic, kwargs)
-    types = leaf_types(leaves, names, getattr(fun, "__name__", "function"))
+    types = leaf_types([described(x) for x in leaves], names, getattr(fun, "__name__", "function"))
     return TracedFunction(_on_pair(partly), in_tree, types), names
 
 
