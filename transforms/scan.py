@@ -16,7 +16,7 @@ from tracegrad.ir.control_flow import scan_p, split_scan
 from tracegrad.ir.elementwise import add_p
 from tracegrad.ir.evaluate import run
 from tracegrad.ir.primitive import Primitive
-from tracegrad.ir.program import Equation, Program, Var
+from tracegrad.ir.program import Constant, Equation, Program, Var
 from tracegrad.ir.tapes import tape_scan_p
 from tracegrad.ir.types import has_tangents, tangent_type
 from tracegrad.transforms.batch import batch_program, to_dim
@@ -35,6 +35,7 @@ from tracegrad.transforms.duplicates import merge_common
 from tracegrad.transforms.jvp import jvp_program
 from tracegrad.transforms.linearize import linearize_program
 from tracegrad.transforms.partial import PARTIAL_RULES, Partial, partial_program
+from tracegrad.transforms.residuals import CHEAP, MOVES, kept_and_rebuilt
 from tracegrad.transforms.staged import Split, cached, renamed
 from tracegrad.transforms.tape_values import in_elements, lengths_agree
 from tracegrad.transforms.transpose import transpose_program
@@ -130,13 +131,6 @@ def _scan_jvp(primals: Sequence[Any], tangents: Sequence[Any], **params: Any) ->
 # Splitting a loop into one that runs now and one that comes later
 
 
-# Operations that cost less than storing and reloading their result, when their operands are at hand anyway.
-_MOVES = frozenset(("broadcast_in_dim", "reshape", "transpose", "rev", "iota", "slice", "convert_element_type", "copy", "name"))
-_CHEAP = _MOVES | frozenset(
-    "neg add sub mul div abs sign square integer_pow eq ne lt le gt ge and or xor not select max min floor ceil round real imag conj".split()
-)
-
-
 class Plan(NamedTuple):
     """How a loop is split. Sources of the later loop's residuals are pairs of a kind and a position: ("const", i) and ("x", i) are operands
     of the loop, ("y", i) one of its stacked results, ("before", i) a result of `before`.
@@ -159,8 +153,8 @@ def _plan(split: Split, num_consts: int, num_carry: int) -> Plan:
     known = merge_common(split.known)
     n_outs = split.num_outs
     position = {v: i for i, v in enumerate(known.inputs)}
-    constants = {c.var for c in known.constants}
-    defined = {v: (n, eqn) for n, eqn in enumerate(known.equations) for v in eqn.outputs}
+    constants = {c.var: c.value for c in known.constants}
+    defined = {v: eqn for eqn in known.equations for v in eqn.outputs}
     invariant = _invariants(known, num_consts)
     stacked = {a: i for i, a in enumerate(known.outputs[num_carry:n_outs]) if type(a) is Var}
     before: list[Var] = []
@@ -189,39 +183,18 @@ def _plan(split: Split, num_consts: int, num_carry: int) -> Plan:
         elif variable.setdefault(atom, var) is not var:
             names[var] = variable[atom]
 
-    # What is cheap is computed again, from what is at hand or stored anyway; the latest first, so that it may build on earlier ones.
-    stored = {a for a in variable if source(a) is None}
-    rebuilt: dict[int, Equation] = {}
+    def size(atom: Var) -> int:
+        where = ("const", -1) if atom in constants else source(atom)
+        # What is computed before the loop is kept once, not for each step.
+        return max(atom.type.nbytes, 8) if where is None else 1 if where[0] == "before" else 0
 
-    def rebuild(atom: Var, depth: int) -> dict[int, Equation] | None:
-        n, eqn = defined.get(atom, (-1, None))
-        if eqn is None or eqn.primitive.name not in (_MOVES if atom in invariant else _CHEAP) or len(eqn.outputs) != 1:
-            return None
-        found = {n: eqn}
-        for a in eqn.inputs:
-            if type(a) is not Var or a in stored or (a in defined and defined[a][0] in rebuilt):
-                continue
-            if a in defined and depth and a not in stacked:
-                deeper = rebuild(a, depth - 1)
-                if deeper is not None:
-                    found.update(deeper)
-                    continue
-            if a in constants or source(a) is None:
-                return None
-        return found
-
-    for atom in sorted(variable, key=lambda a: -defined[a][0] if a in defined else 1):
-        if atom in stored or atom in invariant:
-            was_stored = atom in stored
-            stored.discard(atom)
-            found = rebuild(atom, 3)
-            if found is not None:
-                rebuilt.update(found)
-            elif was_stored:
-                stored.add(atom)
+    # What is cheap is computed again, from what is at hand or stored anyway.
+    _, rebuilt = kept_and_rebuilt(
+        variable, defined, size, lambda eqn: eqn.primitive.name in (MOVES if eqn.outputs[0] in invariant else CHEAP)
+    )
 
     # The later body reads what is at hand, the stored values and what it rebuilds from them.
-    made = {v for eqn in rebuilt.values() for v in eqn.outputs}
+    made = {v for eqn in rebuilt for v in eqn.outputs}
     consts: list[tuple[str, int]] = []
     xs: list[tuple[str, int]] = []
     const_vars: list[Var] = []
@@ -229,6 +202,7 @@ def _plan(split: Split, num_consts: int, num_carry: int) -> Plan:
     extra: list[Var] = []
 
     def later(atom: Any) -> Any:
+    closed: list[Constant] = []
         if type(atom) is not Var:
             return atom
         known_var = bound.get(atom)
@@ -239,6 +213,9 @@ def _plan(split: Split, num_consts: int, num_carry: int) -> Plan:
             return var
         where = source(atom)
         if where is None:
+        if atom in constants:
+            closed.append(Constant(var, constants[atom]))
+            return var
             extra.append(atom)
             where = ("y", n_outs - num_carry + len(extra) - 1)
         if where[0] == "before":
@@ -255,13 +232,15 @@ def _plan(split: Split, num_consts: int, num_carry: int) -> Plan:
     bound: dict[Var, Var] = {}
     equations = [
         eqn.replace(inputs=[later(a) for a in eqn.inputs], outputs=[later(v) for v in eqn.outputs])
-        for _, eqn in sorted(rebuilt.items())
+        for eqn in rebuilt
     ]
     for atom in variable:
         later(atom)
     rest = renamed(split.unknown, names) if names else split.unknown
     body = rest.replace(
-        inputs=[*const_vars, *x_vars, *rest.inputs[split.num_residuals :]], equations=[*equations, *rest.equations]
+        inputs=[*const_vars, *x_vars, *rest.inputs[split.num_residuals :]],
+        constants=[*rest.constants, *closed],
+        equations=[*equations, *rest.equations],
     )
     first = _needed_before(known, num_consts, before) if before else None
     now = known.replace(outputs=[*known.outputs[:n_outs], *extra])

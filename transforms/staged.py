@@ -18,6 +18,9 @@ from tracegrad.ir.types import ArrayType, is_key, is_tape
 from tracegrad.tracer.errors import UnexpectedTracerError, describe
 from tracegrad.tracer.staging import Staging
 from tracegrad.tracer.tracer import Tracer
+from tracegrad.transforms.dead_code import remove_dead_code
+from tracegrad.transforms.duplicates import merge_common
+from tracegrad.transforms.residuals import kept_and_rebuilt
 from tracegrad.transforms.zero import instantiate
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -120,49 +123,69 @@ class Split(NamedTuple):
 def finish_split(
     known: Staging, unknown: Staging, known_outs: Sequence[Any], unknown_outs: Sequence[Any], unknown_out: Sequence[bool]
 ) -> Split:
-    """End the two recordings of a split. Residuals that are inputs or outputs of the known part are not given out again."""
+    """End the two recordings of a split, with as little as possible kept between them.
+
+    Residuals that are inputs or outputs of the known part are not given out again, equal ones are one, and what a few cheap operations make
+    of others, or of something smaller, is computed again.
+    """
     with using(unknown):
         unknown_outs = [instantiate(x) for x in unknown_outs]
     rest, captured = pruned(unknown, [unknown.atom(x) for x in unknown_outs])
-    position = {v: ("in", i) for i, v in enumerate(known.inputs)}
-    outputs: list[Atom] = []
-    for x in known_outs:
-        atom = known.atom(x)
-        if type(atom) is Var:
-            position.setdefault(atom, ("out", len(outputs)))
-        outputs.append(atom)
+    n, free = len(known_outs), _independent(known)
+    constants: list[Constant] = []
+    read: list[tuple[Var, Var]] = []
+    for var, x in zip(rest.inputs, captured):
+        if isinstance(x, Tracer):
+            read.append((var, known.atom(x)))  # type: ignore[arg-type]  # a tracer, so a variable
+        else:
+            constants.append(Constant(var, concrete_constant(var, x)))
+    stored = list(dict.fromkeys([a for _, a in read if a not in free]))
+    program = merge_common(close(known, [*[known.atom(x) for x in known_outs], *stored]))
+    merged: dict[Atom, Atom] = dict(zip(stored, program.outputs[n:]))
+    # The variable of the rest that stands for a value of the known part.
+    names: dict[Any, Var] = {}
+    needed: dict[Var, Var] = {}
+    shared: dict[Var, Atom] = {}
+    for var, a in read:
+        first = needed.setdefault(a, var) if a in free else names.setdefault(merged[a], var)
+        if first is not var:
+            shared[var] = first
+    outputs: list[Atom] = list(program.outputs[:n])
+    position: dict[Any, tuple[str, int]] = {v: ("in", i) for i, v in enumerate(program.inputs)}
+    for i, a in enumerate(outputs):
+        position.setdefault(a, ("out", i))
+    fixed = {c.var: c.value for c in program.constants}
+    # Inputs count less than their size, since the caller holds them for some time, if not for so long.
+    at_hand = {*outputs, *fixed}
+    made = {v: eqn for eqn in program.equations for v in eqn.outputs}
+    _, again = kept_and_rebuilt(names, made, lambda v: 0 if v in at_hand else max(v.type.nbytes * (3 if v in position else 4), 1))
+    for eqn in again:
+        for v in (*eqn.inputs, *eqn.outputs):
+            if type(v) is Var:
+                names.setdefault(v, Var(v.type, v.name))
+    remade = [eqn.replace(inputs=substitute(eqn, names), outputs=[names[v] for v in eqn.outputs]) for eqn in again]
+    rebuilt = {v for eqn in again for v in eqn.outputs}
     inputs: list[Var] = []
     sources: list[tuple[str, int]] = []
-    constants: list[Constant] = []
-    shared: dict[Var, Var] = {}
-    first: dict[Var, Var] = {}
-    free = _independent(known)
-    needed: dict[Var, Var] = {}
-    for var, x in zip(rest.inputs, captured):
-        if not isinstance(x, Tracer):
-            constants.append(Constant(var, concrete_constant(var, x)))
+    for a, var in names.items():
+        if a in rebuilt:
             continue
-        atom = known.atom(x)
-        assert type(atom) is Var  # a tracer, so not a literal
-        if atom in first:
-            shared[var] = first[atom]
+        if a in fixed and a not in position:
+            constants.append(Constant(var, fixed[a]))
             continue
-        first[atom] = var
-        if atom in free:
-            needed[atom] = var
-            continue
-        if atom not in position:
-            position[atom] = ("out", len(outputs))
-            outputs.append(atom)
+        if a not in position:
+            position[a] = ("out", len(outputs))
+            outputs.append(a)
         inputs.append(var)
-        sources.append(position[atom])
-    remade = _remade(free, needed)
+        sources.append(position[a])
     rest = rest.replace(
-        inputs=[*inputs, *rest.inputs[len(captured) :]], constants=constants, equations=[*remade, *rest.equations]
+        inputs=[*inputs, *rest.inputs[len(captured) :]],
+        constants=constants,
+        equations=[*_remade(free, needed), *remade, *rest.equations],
     )
     if shared:
         rest = renamed(rest, shared)
-    return Split(close(known, outputs), rest, tuple(sources), tuple(unknown_out), len(known_outs))
+    return Split(remove_dead_code(program.replace(outputs=outputs)), rest, tuple(sources), tuple(unknown_out), n)
 
 
 def _independent(staging: Staging) -> dict[Var, Equation]:
