@@ -200,9 +200,9 @@ def _plan(split: Split, num_consts: int, num_carry: int) -> Plan:
     const_vars: list[Var] = []
     x_vars: list[Var] = []
     extra: list[Var] = []
+    closed: list[Constant] = []
 
     def later(atom: Any) -> Any:
-    closed: list[Constant] = []
         if type(atom) is not Var:
             return atom
         known_var = bound.get(atom)
@@ -211,11 +211,11 @@ def _plan(split: Split, num_consts: int, num_carry: int) -> Plan:
         var = bound[atom] = variable.get(atom) or Var(atom.type, atom.name)
         if atom in made:
             return var
-        where = source(atom)
-        if where is None:
         if atom in constants:
             closed.append(Constant(var, constants[atom]))
             return var
+        where = source(atom)
+        if where is None:
             extra.append(atom)
             where = ("y", n_outs - num_carry + len(extra) - 1)
         if where[0] == "before":
