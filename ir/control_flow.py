@@ -1,7 +1,8 @@
 """Structured control flow: cond, while and scan, whose bodies are programs.
 
 Operands come in groups, in the order const operands, carry, scanned-over arrays. Bodies are closed: what they capture is passed to
-them as leading const operands.
+them as leading const operands. A loop may have the parameter `slots`: the number of snapshots of its state that reverse mode may
+keep at a time (`transforms.treeverse`).
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ cond_p = Primitive("cond", _cond_types, _evaluate_cond, "control_flow", regions=
 
 
 def _while_types(
-    *operands: ArrayType, cond: Program, body: Program, cond_nconsts: int, body_nconsts: int
+    *operands: ArrayType, cond: Program, body: Program, cond_nconsts: int, body_nconsts: int, slots: int | None = None
 ) -> tuple[ArrayType, ...]:
     check_while("while", cond, body, *split_while(operands, cond_nconsts, body_nconsts))
     return body.out_types
@@ -67,7 +68,9 @@ def check_carry(primitive: str, carry: tuple[ArrayType, ...], out: tuple[ArrayTy
             raise TypeError(f"{primitive}: value {i} of the carry goes in as {a} and comes out as {b}")
 
 
-def _evaluate_while(*operands: Any, cond: Program, body: Program, cond_nconsts: int, body_nconsts: int) -> tuple[Any, ...]:
+def _evaluate_while(
+    *operands: Any, cond: Program, body: Program, cond_nconsts: int, body_nconsts: int, slots: int | None = None
+) -> tuple[Any, ...]:
     cond_consts, body_consts, carry = split_while(operands, cond_nconsts, body_nconsts)
     while evaluate(cond, *cond_consts, *carry)[0]:
         carry = evaluate(body, *body_consts, *carry)
@@ -84,7 +87,14 @@ def split_scan(operands: Any, num_consts: int, num_carry: int) -> tuple[Any, Any
 
 
 def _scan_types(
-    *operands: ArrayType, body: Program, length: int, reverse: bool, num_consts: int, num_carry: int, unroll: int
+    *operands: ArrayType,
+    body: Program,
+    length: int,
+    reverse: bool,
+    num_consts: int,
+    num_carry: int,
+    unroll: int,
+    slots: int | None = None,
 ) -> tuple[ArrayType, ...]:
     consts, carry, xs = split_scan(operands, num_consts, num_carry)
     for i, t in enumerate(xs):
@@ -98,7 +108,14 @@ def _scan_types(
 
 
 def _evaluate_scan(
-    *operands: Any, body: Program, length: int, reverse: bool, num_consts: int, num_carry: int, unroll: int
+    *operands: Any,
+    body: Program,
+    length: int,
+    reverse: bool,
+    num_consts: int,
+    num_carry: int,
+    unroll: int,
+    slots: int | None = None,
 ) -> tuple[Any, ...]:
     consts, carry, xs = split_scan(operands, num_consts, num_carry)
     ys = [np.zeros(*evaluated_as(t.update(shape=(length, *t.shape)))) for t in body.out_types[num_carry:]]

@@ -90,7 +90,13 @@ steps (i32[]), and for each value kept a tape of it.
 
 
 def _tape_scan_types(
-    length: ArrayType, *operands: ArrayType, body: Program, reverse: bool, num_consts: int, num_carry: int
+    length: ArrayType,
+    *operands: ArrayType,
+    body: Program,
+    reverse: bool,
+    num_consts: int,
+    num_carry: int,
+    slots: int | None = None,
 ) -> tuple[ArrayType, ...]:
     if length is not COUNT:
         raise TypeError(f"tape_scan: the number of steps is {COUNT}, got {length}")
@@ -105,7 +111,13 @@ def _tape_scan_types(
 
 
 def _evaluate_tape_scan(
-    length: Any, *operands: Any, body: Program, reverse: bool, num_consts: int, num_carry: int
+    length: Any,
+    *operands: Any,
+    body: Program,
+    reverse: bool,
+    num_consts: int,
+    num_carry: int,
+    slots: int | None = None,
 ) -> tuple[Any, ...]:
     consts, carry, xs = split_scan(operands, num_consts, num_carry)
     elements = body.in_types[num_consts + num_carry :]

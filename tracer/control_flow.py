@@ -239,7 +239,9 @@ def _traced_carry(
 # ------------------------------------------------------------------------------------------------------------------------ loops
 
 
-def while_loop(cond_fun: Callable[[Any], Any], body_fun: Callable[[Any], Any], init_val: Any) -> Any:
+def while_loop(
+    cond_fun: Callable[[Any], Any], body_fun: Callable[[Any], Any], init_val: Any, *, _slots: int | None = None
+) -> Any:
     """Repeat `val = body_fun(val)` while `cond_fun(val)`, starting at `init_val` (a pytree whose types stay the same).
 
     Raises TypeError if the condition is not a scalar bool or the carry changes its structure or types, naming the leaf.
@@ -276,18 +278,26 @@ def while_loop(cond_fun: Callable[[Any], Any], body_fun: Callable[[Any], Any], i
         body=body.program,
         cond_nconsts=len(test.captured),
         body_nconsts=len(body.captured),
+        **({} if _slots is None else {"slots": _slots}),
     )
     return tree_unflatten(tree, outs)
 
 
 def fori_loop(
-    lower: Any, upper: Any, body_fun: Callable[[Any, Any], Any], init_val: Any, *, unroll: int | bool | None = None
+    lower: Any,
+    upper: Any,
+    body_fun: Callable[[Any, Any], Any],
+    init_val: Any,
+    *,
+    unroll: int | bool | None = None,
+    _loops: tuple[Any, Any] | None = None,
 ) -> Any:
     """`for i in range(lower, upper): val = body_fun(i, val)`, starting at `init_val`.
 
-    With concrete bounds it is a scan, which reverse mode can differentiate; with traced bounds a while_loop.
+    With concrete bounds it is a scan, with traced bounds a while_loop.
     Raises TypeError if the bounds are not integers or the carry changes its types.
     """
+    by_scan, by_while = _loops or (scan, while_loop)
     bounds = _types([lower, upper], "lax.fori_loop: a bound")
     for t in bounds:
         if t.shape != () or t.dtype.kind not in "iu":
@@ -312,7 +322,7 @@ def fori_loop(
             i, n, val = state
             return ops.add(i, 1), n, body_fun(i, val)
 
-        return while_loop(test, step, (lower, upper, init_val))[2]
+        return by_while(test, step, (lower, upper, init_val))[2]
     if config.disable_jit:
         val = init_val
         for i in range(*concrete):
@@ -326,7 +336,7 @@ def fori_loop(
 
     start = concrete[0] if weak else np.asarray(concrete[0], dtype)
     length = max(concrete[1] - concrete[0], 0)
-    (_, val), _ = scan(
+    (_, val), _ = by_scan(
         scan_step, (start, init_val), None, length=length, unroll=unroll or 1, _what="lax.fori_loop", _name=_name_of(body_fun)
     )
     return val
@@ -342,6 +352,7 @@ def scan(
     _split_transpose: bool = False,
     _what: str = "lax.scan",
     _name: str = "",
+    _slots: int | None = None,
 ) -> tuple[Any, Any]:
     """Thread a carry through a loop and stack what each step gives: `carry, y = f(carry, x)` for each `x` of `xs`.
 
@@ -408,6 +419,7 @@ def scan(
         num_consts=len(traced.captured),
         num_carry=len(init_leaves),
         unroll=length if unroll is True else max(int(unroll), 1),
+        **({} if _slots is None else {"slots": _slots}),
     )
     n = len(init_leaves)
     return tree_unflatten(pair[0], outs[:n]), tree_unflatten(pair[1], outs[n:])

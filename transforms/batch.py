@@ -57,7 +57,7 @@ class BatchInterpreter:
                 dims[i] = a.dim
                 values[i] = a.value
         if dims is None:
-            if self.axis.name is None or not _concerns(self.axis.name, primitive, params):
+            if self.axis.name is None or not concerns(self.axis.name, primitive, params):
                 return self.parent.process(primitive, args, params)
             # A collective over this axis acts on values that every example shares, too.
             dims, values = [None] * len(args), list(args)
@@ -66,7 +66,7 @@ class BatchInterpreter:
         return tuple([x if d is None else BatchTracer(self, x, d) for x, d in zip(outs, out_dims)])
 
 
-def _concerns(name: Any, primitive: Primitive, params: dict[str, Any]) -> bool:
+def concerns(name: Any, primitive: Primitive, params: dict[str, Any]) -> bool:
     """Whether an operation is a collective over the axis, or holds one."""
     if "axis_name" in params:
         return bool(params["axis_name"] == name)

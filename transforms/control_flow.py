@@ -21,12 +21,12 @@ from tracegrad.ir.structural import broadcast_in_dim_p
 from tracegrad.ir.tapes import empty_tape_p
 from tracegrad.ir.types import ArrayType, is_key, is_tape, tangent_type
 from tracegrad.tracer.tracer import Tracer
-from tracegrad.transforms.batch import batch_program, to_dim
+from tracegrad.transforms.batch import batch_program, concerns, to_dim
 from tracegrad.transforms.calls import linearize_call
 from tracegrad.transforms.jvp import jvp_program
 from tracegrad.transforms.linearize import linearize_program
 from tracegrad.transforms.partial import PARTIAL_RULES, Partial, partial_program
-from tracegrad.transforms.staged import Split, stage
+from tracegrad.transforms.staged import Split, cached, stage
 from tracegrad.transforms.tape_values import unbatched
 from tracegrad.transforms.transpose import transpose_program
 from tracegrad.transforms.zero import Axis, Linear, Zero
@@ -222,10 +222,14 @@ def _cond_batch(axis: Axis, args: Sequence[Any], dims: Sequence[int | None], *, 
         wanted = tuple([_shared_dim(ds) for ds in zip(*[batch_program(b, axis, in_dims)[1] for b in branches])])
         outs = bind(cond_p, index, *operands, branches=tuple([batch_program(b, axis, in_dims, wanted)[0] for b in branches]))
         return outs, wanted
-    if any(b.has_effects for b in branches):
+    if not concerns(axis.name, cond_p, {"branches": branches}):
+        if any([_worth_choosing(b) for b in branches]) or any([d is not None and d < 0 for d in dims]):
+            return one_by_one(axis, args, dims, cond_p, {"branches": branches})
+    elif any([b.has_effects for b in branches]):
         raise NotImplementedError(
-            "vmap of a cond whose predicate differs between examples runs all branches and selects, but a branch has effects "
-            "(a callback or a print); take them out of the branches, or vmap over arguments that the predicate does not depend on"
+            "vmap of a cond whose predicate differs between examples runs all branches and selects if a branch holds a collective over the "
+            "axis, but a branch has effects (a callback or a print) too; take them out of the branches, or vmap over arguments that the "
+            "predicate does not depend on"
         )
     wanted = (0,) * len(branches[0].outputs)
     results = [run(batch_program(b, axis, in_dims, wanted)[0], *operands) for b in branches]
@@ -243,6 +247,16 @@ def _shared_dim(dims: Sequence[int | None]) -> int | None:
         return None
     inside = [d for d in found if d is not None and d < 0]
     return 0 if 0 in found or len(inside) != 1 else inside[0]
+
+
+@cached
+def _worth_choosing(branch: Program) -> bool:
+    """Whether a branch should run for those examples alone that take it, one by one; else all branches run for all, side by side."""
+    return branch.has_effects or any([eqn.primitive.name in _LOOPS or eqn.primitive.family in _COSTLY for eqn in branch.walk()])
+
+
+_LOOPS = frozenset({"scan", "while", "record_while", "tape_scan", "empty_tape"})
+_COSTLY = frozenset({"linalg", "sorting", "fft"})
 
 
 def select_examples(pred: Any, on_true: Any, on_false: Any) -> Any:

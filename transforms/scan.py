@@ -39,6 +39,7 @@ from tracegrad.transforms.residuals import CHEAP, MOVES, kept_and_rebuilt
 from tracegrad.transforms.staged import Split, cached, renamed
 from tracegrad.transforms.tape_values import in_elements, lengths_agree
 from tracegrad.transforms.transpose import transpose_program
+from tracegrad.transforms.treeverse import transpose_in_bounded_memory
 from tracegrad.transforms.zero import Axis, Linear, Zero, instantiate
 
 _NO_TANGENT = frozenset({"stop_gradient", "sign", "floor", "ceil", "round", "is_finite"})
@@ -89,7 +90,8 @@ def as_equation(params: dict[str, Any], operands: Sequence[Any]) -> tuple[Primit
     """The loop that `params` describe: a scan, or a scan over tapes if they hold its number of steps as `count`."""
     if "count" not in params:
         return scan_p, tuple(operands), params
-    return tape_scan_p, (params["count"], *operands), {k: params[k] for k in ("body", "reverse", "num_consts", "num_carry")}
+    names = ("body", "reverse", "num_consts", "num_carry", "slots")
+    return tape_scan_p, (params["count"], *operands), {k: params[k] for k in names if k in params}
 
 
 def bind_loop(params: dict[str, Any], *operands: Any) -> tuple[Any, ...]:
@@ -292,6 +294,8 @@ def linearized_body(body: Program, nonzero: tuple[bool, ...], carry_nz: tuple[bo
 
 
 def _scan_linearize(nonzero: Sequence[bool], primals: Sequence[Any], **params: Any) -> tuple[Any, Any, Any]:
+    if "slots" in params:
+        return linearize_loop(nonzero, primals, bind_loop(params, *primals), **params)
     body, nc, nk = params["body"], params["num_consts"], params["num_carry"]
     consts_nz, carry_nz, xs_nz = split_scan(nonzero, nc, nk)
     init_nz = carry_nz
@@ -309,6 +313,26 @@ def _scan_linearize(nonzero: Sequence[bool], primals: Sequence[Any], **params: A
         return bind_loop(rule_params, *res_consts, *const_dots, *carried, *res_xs, *xs_dots)
 
     return outs, plan.unknown_out, linear
+
+
+def linearize_loop(
+    nonzero: Sequence[bool], primals: Sequence[Any], outs: Sequence[Any], **params: Any
+) -> tuple[Any, Any, Any]:
+    """Linearize a loop with `slots`, whose results are `outs`, keeping only its operands.
+
+    The linear loop runs the primal one along, and is transposed with snapshots (`treeverse`).
+    """
+    types = [type_of(x) for x in primals]
+    body, nc, nk = params["body"], params["num_consts"], params["num_carry"]
+    consts_nz, carry_nz, xs_nz = split_scan(tuple(nonzero), nc, nk)
+    carry_nz = carries_with_tangents(body, consts_nz, carry_nz, xs_nz)
+    _, nonzero_out = jvp_program(body, consts_nz + carry_nz + xs_nz, carry_nz + (False,) * (len(body.outputs) - nk))
+
+    def linear(*tangents: Any) -> Sequence[Any]:
+        _, dots = _scan_jvp(primals, with_zeros(tangents, nonzero, types), **params)
+        return [dot for dot, nz in zip(dots, nonzero_out) if nz]
+
+    return outs, nonzero_out, linear
 
 
 @cached
@@ -350,6 +374,8 @@ def _split_loop(unknown: Sequence[bool], args: Sequence[Any], params: dict[str, 
 
 
 def _scan_partial(partial: Partial, args: tuple[Any, ...], unknown: list[bool], params: dict[str, Any]) -> tuple[Any, ...]:
+    if "slots" in params:  # what is known would have to be kept for every step
+        return partial.staging.process(*as_equation(params, args))
     outs, unknown_out, (operands, _), rest = _split_loop(unknown, args, params, partial.parent)
     known = iter(outs)
     staged = iter(partial.staging.process(*as_equation(rest, operands)))
@@ -365,6 +391,8 @@ PARTIAL_RULES[scan_p] = _scan_partial
 def transpose_scan(cts: Sequence[Any], inputs: Sequence[Any], **params: Any) -> Sequence[Any]:
     body, nc, nk = params["body"], params["num_consts"], params["num_carry"]
     linear = [type(x) is Linear for x in inputs]
+    if "slots" in params and params.get("length") != 0:
+        return transpose_in_bounded_memory(cts, inputs, params)
     lin_consts, lin_carry, lin_xs = split_scan(linear, nc, nk)
     if not all(lin_carry):
         if not all(carries_with_tangents(body, lin_consts, lin_carry, lin_xs)):

@@ -12,13 +12,13 @@ from typing import Any
 
 from tracegrad.ir import ops
 from tracegrad.ir.bind import bind, current, type_of, using
-from tracegrad.ir.control_flow import split_while, while_p
+from tracegrad.ir.control_flow import scan_p, split_while, while_p
 from tracegrad.ir.evaluate import run
-from tracegrad.ir.primitive import Declined
+from tracegrad.ir.primitive import Declined, Primitive
 from tracegrad.ir.program import Program, Var
 from tracegrad.ir.tapes import COUNT, empty_tape_p, record_while_p, tape_length_p
 from tracegrad.ir.types import tangent_type
-from tracegrad.transforms.batch import batch_program, to_dim
+from tracegrad.transforms.batch import batch_program, concerns, to_dim
 from tracegrad.transforms.control_flow import (
     as_mask,
     at_front,
@@ -38,19 +38,30 @@ from tracegrad.transforms.scan import (
     bind_loop,
     carries_with_tangents,
     later_body,
+    linearize_loop,
     linearized_body,
     partial_body,
     regrouped,
     transpose_scan,
 )
 from tracegrad.transforms.staged import stage
-from tracegrad.transforms.tape_values import in_elements
+from tracegrad.transforms.tape_values import in_elements, unbatched
 from tracegrad.transforms.zero import Axis, Linear, Zero, instantiate
 
 # Forward mode
 
 
-def _dual(primals: Sequence[Any], tangents: Sequence[Any], *, cond: Program, body: Program, cond_nconsts: int, body_nconsts: int) -> Any:
+def _dual(
+    primitive: Primitive,
+    primals: Sequence[Any],
+    tangents: Sequence[Any],
+    *,
+    cond: Program,
+    body: Program,
+    cond_nconsts: int,
+    body_nconsts: int,
+    **slots: int,
+) -> Any:
     """Run the loop that carries tangents along.
 
     Returns (last carry, its tangents with symbolic zeros, what follows the carry in the results: nothing for while, for record_while the
@@ -69,7 +80,7 @@ def _dual(primals: Sequence[Any], tangents: Sequence[Any], *, cond: Program, bod
     cond_consts, body_consts, init = split_while(primals, cond_nconsts, body_nconsts)
     _, const_tangents, init_tangents = split_while(tangents, cond_nconsts, body_nconsts)
     outs = bind(
-        record_while_p if n_kept else while_p,
+        primitive,
         *cond_consts,
         *body_consts,
         *chosen(const_tangents, consts_nz),
@@ -79,16 +90,22 @@ def _dual(primals: Sequence[Any], tangents: Sequence[Any], *, cond: Program, bod
         body=both,
         cond_nconsts=cond_nconsts,
         body_nconsts=body_nconsts + len(const_dots),
+        **slots,
     )
     last, last_dots, count, tapes, tape_dots = regrouped(outs, n_carry, len(carry_dots), 1, n_kept)
     last_dots = with_zeros(last_dots, carry_nz, body.out_types[:n_carry])
-    if not n_kept:
+    if primitive is while_p:
         return last, last_dots, (), ()
     return last, last_dots, [*count, *tapes], [Zero(tangent_type(COUNT)), *with_zeros(tape_dots, kept_nz, [type_of(t) for t in tapes])]
 
 
 def _while_jvp(primals: Sequence[Any], tangents: Sequence[Any], **params: Any) -> tuple[Any, Any]:
-    last, last_dots, kept, kept_dots = _dual(primals, tangents, **params)
+    last, last_dots, _, _ = _dual(while_p, primals, tangents, **params)
+    return last, last_dots
+
+
+def _record_while_jvp(primals: Sequence[Any], tangents: Sequence[Any], **params: Any) -> tuple[Any, Any]:
+    last, last_dots, kept, kept_dots = _dual(record_while_p, primals, tangents, **params)
     return [*last, *kept], [*last_dots, *kept_dots]
 
 
@@ -116,9 +133,23 @@ def _record(plan: Plan, consts: Sequence[Any], init: Sequence[Any], test: Progra
 
 
 def _while_linearize(nonzero: Sequence[bool], primals: Sequence[Any], **params: Any) -> tuple[Any, Any, Any]:
+    if "slots" in params:
+        return _linearize_in_bounded_memory(nonzero, primals, **params)
     last, kept, nonzero_out, linear, _ = _linearized(nonzero, primals, **params)
     assert not kept
     return last, nonzero_out, linear
+
+
+def _linearize_in_bounded_memory(
+    nonzero: Sequence[bool], primals: Sequence[Any], *, slots: int, **params: Any
+) -> tuple[Any, Any, Any]:
+    """Count the steps and keep nothing else: what is left to differentiate is a loop of that many steps, with snapshots."""
+    nc, nb = params["cond_nconsts"], params["body_nconsts"]
+    *last, count = bind(record_while_p, *primals, **params)
+    loop = {"body": params["body"], "reverse": False, "num_consts": nb, "num_carry": len(last), "count": count, "slots": slots}
+    # Its results are those that are known already, and are not computed again.
+    _, nonzero_out, linear = linearize_loop(nonzero[nc:], primals[nc:], last, **loop)
+    return last, nonzero_out, lambda *tangents: linear(*tangents[sum(nonzero[:nc]) :])
 
 
 def _record_while_linearize(nonzero: Sequence[bool], primals: Sequence[Any], **params: Any) -> tuple[Any, Any, Any]:
@@ -187,7 +218,8 @@ def _split(unknown: Sequence[bool], args: Sequence[Any], params: dict[str, Any],
 
 
 def _while_partial(partial: Partial, args: tuple[Any, ...], unknown: list[bool], params: dict[str, Any]) -> tuple[Any, ...]:
-    found = _split(unknown, args, params, partial.parent)
+    # With slots, what is known would have to be kept for every step.
+    found = _split(unknown, args, params, partial.parent) if "slots" not in params else None
     if found is None:
         return partial.staging.process(while_p, args, params)
     last, unknown_out, operands, _, loop = found
@@ -225,7 +257,7 @@ def _record_while_batch(axis: Axis, args: Sequence[Any], dims: Sequence[int | No
 
 
 def _batched(
-    primitive: Any,
+    primitive: Primitive,
     axis: Axis,
     args: Sequence[Any],
     dims: Sequence[int | None],
@@ -234,9 +266,11 @@ def _batched(
     body: Program,
     cond_nconsts: int,
     body_nconsts: int,
+    **slots: int,
 ) -> tuple[Any, Any]:
-    params = {"cond": cond, "body": body, "cond_nconsts": cond_nconsts, "body_nconsts": body_nconsts}
+    params = {"cond": cond, "body": body, "cond_nconsts": cond_nconsts, "body_nconsts": body_nconsts, **slots}
     original = args, dims
+    together = concerns(axis.name, primitive, params)  # a collective needs all examples at the same step
     args = moved_to_front(args, dims, axis.size)
     cond_dims, body_dims, carry_dims = split_while(at_front(dims), cond_nconsts, body_nconsts)
     cond_consts, body_consts, init = split_while(args, cond_nconsts, body_nconsts)
@@ -245,8 +279,16 @@ def _batched(
     while True:
         test, (pred_dim,) = batch_program(cond, axis, (*cond_dims, *carry_dims), (None,))
         if pred_dim is not None:
-            if primitive is record_while_p:
+            width = lanes(cond, body)
+            if not together and (primitive is record_while_p or width == 1):
                 return one_by_one(axis, *original, primitive, params)
+            if not together and width < axis.size:
+                return _in_blocks(axis, *original, params, width)
+            if primitive is record_while_p:
+                raise NotImplementedError(
+                    f"reverse mode of a while loop that holds a collective over the axis {axis.name!r}, under a vmap over that axis in which "
+                    "examples take different numbers of steps; use a scan, or let the condition be the same for all examples"
+                )
             carry_dims = (0,) * n
         step, out_dims = batch_program(body, axis, (*body_dims, *carry_dims), (*carry_dims, *free))
         if tuple(out_dims[:n]) == tuple(carry_dims):
@@ -260,6 +302,54 @@ def _batched(
         return outs, [*carry_dims, None, *map(in_elements, out_dims[n:])]
     test, _ = batch_program(cond, axis, (*cond_dims, *carry_dims), (0,))
     return _while_until_all(test, step, cond_consts, body_consts, init), carry_dims
+
+
+def _in_blocks(
+    axis: Axis, args: Sequence[Any], dims: Sequence[int | None], params: dict[str, Any], width: int
+) -> tuple[tuple[Any, ...], tuple[int, ...]]:
+    """A loop over blocks of `width` examples, each of which goes on until all of its examples are done. The last example fills the last block."""
+    blocks = -(-axis.size // width)
+    fixed = [x for x, d in zip(args, dims) if d is None]
+    scanned = [_blocked(to_dim(x, d, 0, axis.size), blocks, width) for x, d in zip(args, dims) if d is not None]
+    inner_dims = [None if d is None else 0 for d in dims]
+
+    def block(*values: Any) -> Sequence[Any]:
+        shared, own = iter(values[: len(fixed)]), iter(values[len(fixed) :])
+        operands = [next(shared if d is None else own) for d in dims]
+        outs, out_dims = _while_batch(Axis(width, axis.name), operands, inner_dims, **params)
+        return [to_dim(x, d, 0, width) for x, d in zip(outs, out_dims)]
+
+    types = [type_of(x) for x in fixed]
+    types += [unbatched(type_of(x), 0) for x in scanned]
+    loop = {"length": blocks, "reverse": False, "num_consts": len(fixed), "num_carry": 0, "unroll": 1}
+    outs = bind(scan_p, *fixed, *scanned, body=stage(block, types, params["body"].name), **loop)
+    outs = [ops.reshape(x, (blocks * width, *type_of(x).shape[2:])) for x in outs]
+    return tuple([ops.slice_in_dim(x, 0, axis.size) for x in outs]), (0,) * len(outs)
+
+
+def _blocked(x: Any, blocks: int, width: int) -> Any:
+    shape = type_of(x).shape
+    missing = blocks * width - shape[0]
+    if missing:
+        last = ops.slice_in_dim(x, shape[0] - 1, shape[0])
+        x = ops.concatenate([x, ops.broadcast_in_dim(last, (missing, *shape[1:]), tuple(range(len(shape))))], 0)
+    return ops.reshape(x, (blocks, width, *shape[1:]))
+
+
+LANES = 32
+"""How many numbers a loop over a block of examples works on at a time: enough to fill vector registers and hide their latency, and few
+enough that examples rarely wait for others. Measured."""
+
+
+def lanes(cond: Program, body: Program) -> int:
+    """How many examples of a loop are worth running side by side, in vector registers, though all wait for the last: one if the body's
+    arrays fill vectors by themselves, or if it holds loops, branches, or what is no arithmetic."""
+    size = 1
+    for eqn in (*cond.equations, *body.equations):
+        if eqn.primitive.regions or eqn.has_effects or eqn.primitive.family not in ("elementwise", "structural", "reductions", "random"):
+            return 1
+        size = max([size, *[a.type.size for a in (*eqn.inputs, *eqn.outputs)]])
+    return max(LANES // size, 1)
 
 
 def _while_until_all(test: Program, step: Program, cond_consts: Any, body_consts: Any, init: Any) -> tuple[Any, ...]:
@@ -294,7 +384,7 @@ def _while_until_all(test: Program, step: Program, cond_consts: Any, body_consts
 PARTIAL_RULES[while_p] = _while_partial
 while_p.define(jvp=_while_jvp, linearize=_while_linearize, transpose=_while_transpose, batch=_while_batch)
 record_while_p.define(
-    jvp=_while_jvp,
+    jvp=_record_while_jvp,
     linearize=_record_while_linearize,
     batch=_record_while_batch,
     transpose=Declined("a loop that records is not linear; the loops over its tapes are"),

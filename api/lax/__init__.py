@@ -13,16 +13,11 @@ from tracegrad.lax.elementwise import *  # noqa: F403
 from tracegrad.lax.indexing import *  # noqa: F403
 from tracegrad.lax.operands import value as _value
 from tracegrad.lax.reductions import *  # noqa: F403
-from tracegrad.lax.solves import custom_linear_solve as custom_linear_solve
-from tracegrad.lax.solves import custom_root as custom_root
 from tracegrad.lax.structural import *  # noqa: F403
 from tracegrad.tracer.control_flow import associative_scan as associative_scan
 from tracegrad.tracer.control_flow import cond as cond
-from tracegrad.tracer.control_flow import fori_loop as fori_loop
 from tracegrad.tracer.control_flow import map as map
-from tracegrad.tracer.control_flow import scan as scan
 from tracegrad.tracer.control_flow import switch as switch
-from tracegrad.tracer.control_flow import while_loop as while_loop
 from tracegrad.tracer.pytree import tree_flatten as _flatten
 from tracegrad.transforms.collectives import all_gather as all_gather
 from tracegrad.transforms.collectives import all_to_all as all_to_all
@@ -35,6 +30,11 @@ from tracegrad.transforms.collectives import ppermute as ppermute
 from tracegrad.transforms.collectives import pshuffle as pshuffle
 from tracegrad.transforms.collectives import psum as psum
 from tracegrad.transforms.collectives import psum_scatter as psum_scatter
+from tracegrad.transforms.loop_checkpoints import fori_loop as fori_loop
+from tracegrad.transforms.loop_checkpoints import scan as scan
+from tracegrad.transforms.loop_checkpoints import while_loop as while_loop
+from tracegrad.transforms.solves import custom_linear_solve as custom_linear_solve
+from tracegrad.transforms.solves import custom_root as custom_root
 
 
 def optimization_barrier(operand: Any, /) -> Any:
