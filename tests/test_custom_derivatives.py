@@ -15,10 +15,16 @@ import tracegrad.runtime.eager  # noqa: F401  installs the interpreter at the bo
 from tracegrad.ir.config import config
 from tracegrad.ir.types import float0
 from tracegrad.tracer.control_flow import cond, scan, while_loop
-from tracegrad.tracer.errors import UnexpectedTracerError
 from tracegrad.transforms.api import grad, jvp, linearize, vjp
 from tracegrad.transforms.checkpoint import checkpoint, checkpoint_name, checkpoint_policies, saved_residuals
-from tracegrad.transforms.custom import closure_convert, custom_gradient, custom_jvp, custom_vjp
+from tracegrad.transforms.custom import (
+    SymbolicZero,
+    custom_jvp,
+    custom_vjp,
+    custom_vjp_primal_tree_values,
+    zero_from_primal,
+)
+from tracegrad.transforms.custom_gradient import closure_convert, custom_gradient
 from tracegrad.transforms.jacobians import hessian, jacfwd, jacrev
 from tracegrad.transforms.vmap import vmap
 
@@ -107,6 +113,59 @@ def test_defjvps_with_none() -> None:
     close(gy, 0.0)
     assert float(jvp(lambda y: f(0.3, y), (2.0,), (1.0,))[1]) == 0.0
 
+    @custom_jvp
+    def g(p: Any) -> Any:
+        return jnp.sin(p["a"]), {"b": p["a"] * p["c"]}
+
+    g.defjvps(lambda t, ans, p: (2.0 * t["a"], {"b": 3.0 * t["c"]}))
+    out, dot = jvp(g, ({"a": 0.3, "c": 2.0},), ({"a": 1.0, "c": 10.0},))
+    close(out[1]["b"], 0.6)
+    close(dot[0], 2.0)
+    close(dot[1]["b"], 30.0)
+    g.defjvps(None)
+    close(jvp(g, ({"a": 0.3, "c": 2.0},), ({"a": 1.0, "c": 10.0},))[1][1]["b"], 0.0)
+    f.defjvps(lambda t, ans, x, y: t)
+    with pytest.raises(ValueError, match="called with 2 arguments, but defjvps got 1 rules"):
+        grad(f)(0.3, 2.0)
+    with pytest.raises(TypeError, match="Can't use ``defjvps`` with ``nondiff_argnums``"):
+        custom_jvp(lambda n, x: x, nondiff_argnums=0).defjvps(None)
+
+
+def test_custom_jvp_symbolic_zeros() -> None:
+    seen: list[list[str]] = []
+
+    @custom_jvp
+    def f(x: Any, y: Any, n: Any) -> Any:
+        return jnp.sin(x) * y, x * n
+
+    def rule(primals: Any, tangents: Any) -> Any:
+        seen.append([type(t).__name__ for t in tangents])
+        x, y, _ = primals
+        assert all(t.shape == p.shape for t, p in zip(tangents, primals))
+        assert tangents[2].dtype == float0
+        dx = tangents[0] * y if not isinstance(tangents[0], SymbolicZero) else zero_from_primal(x)
+        return f(*primals), (dx, SymbolicZero.from_primal_value(x))
+
+    f.defjvp(rule, symbolic_zeros=True)
+    x = jnp.asarray(X)
+    out, dots = jvp(lambda x: f(x, 2.0 * x[0], 3), (x,), (X,))
+    assert seen.pop()[::2] == ["ArrayImpl", "SymbolicZero"]
+    close(dots[0], X * 2.0 * X[0])
+    close(dots[1], np.zeros(3))
+    g = grad(lambda x, y: f(x, y, 3)[0].sum())
+    for h in (g, staged(g), lambda x, y: vmap(g, (0, None))(x[None], y)[0]):
+        close(h(x, 2.0 * x), 2.0 * X)
+        assert seen.pop()[1:] == ["SymbolicZero", "SymbolicZero"]
+
+
+def test_zeros_of_primals() -> None:
+    zeros = zero_from_primal({"x": X, "n": np.arange(2)})
+    assert zeros["x"].dtype == X.dtype and zeros["n"].dtype == float0 and zeros["n"].shape == (2,)
+    symbolic = zero_from_primal(X, symbolic_zeros=True)
+    assert (symbolic.shape, symbolic.dtype, symbolic.ndim, symbolic.size, symbolic.weak_type) == ((3,), X.dtype, 1, 3, False)
+    with pytest.raises(TypeError, match="CustomVJPPrimal"):
+        custom_vjp_primal_tree_values([1.0])
+
 
 def test_custom_jvp_rule_that_calls_transformed_functions() -> None:
     @custom_jvp
@@ -144,32 +203,18 @@ def test_custom_jvp_errors() -> None:
     f.defjvp(lambda primals, tangents: (primals[0], jnp.stack([tangents[0]] * 2)))
     with pytest.raises(TypeError, match=r"corresponding shapes and dtypes.*f64\[2\]"):
         grad(f)(1.0)
-
-
-def test_differentiating_what_a_custom_function_closes_over_is_an_error() -> None:
-    def outer(w: Any) -> Any:
-        @custom_jvp
-        def f(x: Any) -> Any:
-            return x * w
-
-        f.defjvp(lambda primals, tangents: (primals[0] * 2.0, tangents[0] * 2.0))
-        return staged(f)(3.0)
-
-    with pytest.raises(UnexpectedTracerError, match="closed-over value"):
-        grad(outer)(2.0)
-
-
-def test_a_rule_that_reads_an_outer_trace_behind_its_arguments_says_so() -> None:
-    def outer(w: Any, x: Any) -> Any:
-        @custom_jvp
-        def f(x: Any) -> Any:
-            return x * 2.0
-
-        f.defjvp(lambda primals, tangents: (f(*primals), tangents[0] * w))
-        return grad(lambda x: scan(lambda c, _: (f(c), None), x, None, length=2)[0])(x)
-
-    with pytest.raises(UnexpectedTracerError, match="not among its arguments.*\n.*closure_convert"):
-        staged(outer)(2.0, 3.0)
+    f.defjvp(lambda primals, tangents: ((primals[0], 3), (tangents[0], 0)))
+    with pytest.raises(TypeError, match=r"Expected float0\[\].*got.*i64\[\] at output\[1\]"):
+        jvp(f, (1.0,), (1.0,))
+    f.defjvp(lambda primals, tangents: (jnp.stack([primals[0]] * 2), jnp.stack([tangents[0]] * 2)))
+    with pytest.raises(TypeError, match="same structure, shapes and dtypes"):
+        jvp(staged(f), (1.0,), (1.0,))
+    g = custom_jvp(lambda x, *, y: x)
+    g.defjvp(lambda primals, tangents: (primals[0], tangents[0]))
+    with pytest.raises(TypeError, match="could not be resolved to positional-only arguments.*\n.*'y'"):
+        g(1.0, y=2.0)
+    with pytest.raises(TypeError, match="positional-only.*\n.*too many"):
+        g(1.0, 2.0, 3.0)
 
 
 def test_second_derivatives_of_custom_jvp_in_loops_follow_the_rule() -> None:
@@ -279,11 +324,33 @@ def test_custom_vjp_symbolic_zeros() -> None:
 
     f.defvjp(fwd, bwd, symbolic_zeros=True)
     close(grad(lambda x: f(x, 2.0 * X)[0].sum())(X), 2.0 * X)
+    close(staged(grad(lambda x: f(x, 2.0 * X)[0].sum()))(X), 2.0 * X)
+    close(vmap(grad(lambda x, y: f(x, y)[0].sum()), (0, None))(X[None], 2.0 * X)[0], 2.0 * X)
+    loop = lambda x: scan(lambda c, t: (f(c, t)[0], None), x, np.stack([X, 2.0 * X]))[0].sum()  # noqa: E731
+    for g in (grad(loop), grad(checkpoint(loop)), staged(grad(loop))):
+        close(g(X), 2.0 * X * X)
+    branch = lambda x: cond(x.sum() > 0, lambda x: f(x, X)[0], lambda x: x, x).sum()  # noqa: E731
+    close(grad(branch)(X), X)
+
+
+def test_custom_vjp_symbolic_zeros_with_pytrees_and_arguments_that_are_not_differentiated() -> None:
+    @functools.partial(custom_vjp, nondiff_argnums=(1,))
+    def f(p: Any, n: int, y: Any) -> Any:
+        return p["a"] * n * y
+
+    def fwd(p: Any, n: int, y: Any) -> Any:
+        assert n == 2  # as it is: there is nothing to say about its derivative
+        assert (p["a"].perturbed, p["b"].perturbed, y.perturbed) == (True, False, False)
+        p, y = custom_vjp_primal_tree_values((p, y))
+        return f(p, n, y), y
+
+    f.defvjp(fwd, lambda n, y, ct: ({"a": ct * y * n, "b": zero_from_primal(y, True)}, None), symbolic_zeros=True)
+    close(grad(lambda a: f({"a": a, "b": 1.0}, 2, 4.0))(3.0), 8.0)
 
 
 def test_custom_vjp_has_no_forward_mode() -> None:
     for g in (lambda: jvp(lambda x: scaled(x, x), (1.0,), (1.0,)), lambda: jacfwd(staged(lambda x: scaled(x, x)))(1.0)):
-        with pytest.raises(TypeError, match=r"can't apply forward-mode differentiation \(jvp\) to a custom_vjp function"):
+        with pytest.raises(TypeError, match=r"can't apply forward-mode autodiff \(jvp\) to a custom_vjp function"):
             g()
 
 
@@ -303,6 +370,14 @@ def test_custom_vjp_errors() -> None:
     f.defvjp(lambda x: (x, None), lambda res, ct: (jnp.stack([ct, ct]),))
     with pytest.raises(ValueError, match=r"shape/dtype f64\[2\]"):
         grad(f)(1.0)
+    f.defvjp(lambda x: (x, "text"), lambda res, ct: (ct,))
+    with pytest.raises(TypeError, match="residual.* is 'text'"):
+        grad(f)(1.0)
+    f.defvjp(lambda x: (jnp.stack([x, x]), None), lambda res, ct: (ct[0],))
+    with pytest.raises(TypeError, match=r"VJP fwd rule.*same structure, shapes and dtypes.*\n.*f64\[2\]"):
+        grad(lambda x: staged(f)(x).sum())(1.0)
+    with pytest.raises(TypeError, match="could not be resolved to positional-only arguments"):
+        f(1.0, z=3)
 
 
 def test_custom_gradient_and_closure_convert() -> None:
@@ -322,6 +397,23 @@ def test_custom_gradient_and_closure_convert() -> None:
         return inner(3.0, *consts)
 
     close(grad(outer)(1.0), 6.0)
+    wrong, values = closure_convert(lambda x: x, 1.0)
+    with pytest.raises(TypeError, match="takes 1 arguments and then the 0 values"):
+        wrong(1.0, 2.0)
+
+
+def test_custom_gradient_of_containers_keywords_and_loops() -> None:
+    @custom_gradient
+    def f(p: Any, n: Any = 2) -> Any:
+        return {"out": p["a"] * n}, lambda ct: ({"a": 7.0 * ct["out"] * n}, None)
+
+    close(grad(lambda p: f(p)["out"])({"a": 1.0})["a"], 14.0)
+    close(grad(lambda p: f(p, n=3)["out"])({"a": 1.0})["a"], 21.0)
+    g = custom_gradient(lambda x: (jnp.sin(x), lambda ct: 5.0 * jnp.sin(x) * ct))
+    loop = lambda x: scan(lambda c, _: (g(c), None), x, None, length=2)[0]  # noqa: E731
+    for h in (grad(loop), staged(grad(loop))):
+        close(h(0.3), 25.0 * np.sin(np.sin(0.3)) * np.sin(0.3))
+    close(grad(grad(g))(0.5), 5.0 * np.cos(0.5))
 
 
 def test_custom_functions_as_methods_and_with_docs() -> None:

@@ -139,6 +139,9 @@ def boolean_index_error(tracer: Tracer) -> NonConcreteBooleanIndexError:
 
 def escaped_tracer_error(tracer: Tracer) -> UnexpectedTracerError:
     """The error for a tracer that is used outside the function it was traced in."""
+    refusal = tracer.refusal()
+    if refusal:
+        return UnexpectedTracerError(f"{refusal}{_used_at()}")
     return UnexpectedTracerError(
         f"A traced value escaped from the function it belongs to: {describe(tracer)}, while tracing {tracer.owner()}.{_used_at()}\n"
         "Traced values exist only while their function is being traced; a global, an attribute, a list or a closure kept this one.\n"

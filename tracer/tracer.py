@@ -35,6 +35,10 @@ class Tracer(Array):
         """What the value was being traced for, in words."""
         return type(self.interpreter).__name__
 
+    def refusal(self) -> str:
+        """Why the value must not be computed with, if that is for another reason than having outlived its trace."""
+        return ""
+
     def __bool__(self) -> bool:
         return bool(self.concrete(errors.TracerBoolConversionError))
 

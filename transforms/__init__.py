@@ -16,10 +16,10 @@ from tracegrad.transforms.checkpoint import checkpoint_name as checkpoint_name
 from tracegrad.transforms.checkpoint import checkpoint_policies as checkpoint_policies
 from tracegrad.transforms.checkpoint import print_saved_residuals as print_saved_residuals
 from tracegrad.transforms.checkpoint import remat as remat
-from tracegrad.transforms.custom import closure_convert as closure_convert
-from tracegrad.transforms.custom import custom_gradient as custom_gradient
 from tracegrad.transforms.custom import custom_jvp as custom_jvp
 from tracegrad.transforms.custom import custom_vjp as custom_vjp
+from tracegrad.transforms.custom_gradient import closure_convert as closure_convert
+from tracegrad.transforms.custom_gradient import custom_gradient as custom_gradient
 from tracegrad.transforms.jacobians import hessian as hessian
 from tracegrad.transforms.jacobians import jacfwd as jacfwd
 from tracegrad.transforms.jacobians import jacrev as jacrev

@@ -1,4 +1,9 @@
-"""custom_jvp and custom_vjp: functions that bring their own derivative."""
+"""custom_jvp and custom_vjp: functions that bring their own derivative.
+
+Traced values that such a function or its rules close over, or that come as arguments that are not differentiated, travel as extra leading
+arguments (`closures.py`), so that the rules can be run wherever the derivative is asked for. What they may not be is differentiated: a rule
+says nothing about them.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +12,20 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+
 from tracegrad.ir import ops, source
-from tracegrad.ir.bind import type_of
+from tracegrad.ir.array import Array
+from tracegrad.ir.bind import eager, is_eager, type_of, using
 from tracegrad.ir.calls import DerivativeRule, custom_jvp_call_p, custom_vjp_call_p
-from tracegrad.ir.evaluate import run
-from tracegrad.ir.types import ArrayType, is_inexact, tangent_type
-from tracegrad.tracer.abstract import argument_names, traced
-from tracegrad.tracer.pytree import TreeDef, keystr, leaf_paths, register_pytree_node, tree_flatten, tree_map, tree_unflatten
+from tracegrad.ir.types import ArrayType, float0, is_inexact, tangent_type
+from tracegrad.tracer.abstract import argument_names
+from tracegrad.tracer.errors import UnexpectedTracerError
+from tracegrad.tracer.pytree import TreeDef, keystr, leaf_paths, tree_flatten, tree_map, tree_unflatten
 from tracegrad.tracer.tracer import Tracer
 from tracegrad.transforms.api import Flat, as_array, as_inputs, check_callable, leaf_type, name_of, spread
-from tracegrad.transforms.custom_rules import apply_custom
+from tracegrad.transforms.closures import Lifted, Rules, lift
+from tracegrad.transforms.custom_rules import apply_custom, closed_over
 from tracegrad.transforms.zero import Zero, instantiate
 
 
@@ -27,6 +36,15 @@ class SymbolicZero:
 
     def __init__(self, aval: ArrayType):
         self.aval = aval
+
+    @classmethod
+    def from_primal_value(cls, x: Any) -> SymbolicZero:
+        """The symbolic zero among the tangents (and cotangents) of `x`."""
+        return cls(tangent_type(type_of(x)))
+
+    @property
+    def weak_type(self) -> bool:
+        return self.aval.weak
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -61,7 +79,36 @@ class CustomVJPPrimal:
         return f"CustomVJPPrimal({self.value!r}, perturbed={self.perturbed})"
 
 
-class _Custom:
+def zero_from_primal(x: Any, symbolic_zeros: bool = False) -> Any:
+    """The zero tangent (or cotangent) of each leaf of `x`: zeros, of dtype float0 for integers and booleans, or `SymbolicZero`s."""
+
+    def zero(leaf: Any) -> Any:
+        symbolic = SymbolicZero.from_primal_value(leaf)
+        return symbolic if symbolic_zeros else instantiate(Zero(symbolic.aval))
+
+    return tree_map(zero, x)
+
+
+def custom_vjp_primal_tree_values(tree: Any) -> Any:
+    """The pytree with the values of its `CustomVJPPrimal`s in their places."""
+
+    def value(x: Any) -> Any:
+        if type(x) is not CustomVJPPrimal:
+            raise TypeError(f"Expected a pytree whose leaves are CustomVJPPrimal objects, found leaf of type {type(x).__name__}")
+        return x.value
+
+    return tree_map(value, tree)
+
+
+def arrays(values: Sequence[Any]) -> list[Any]:
+    """Values as functions of the user get them: NumPy's become arrays, which have all methods; those of dtype float0 stay."""
+    if not any([isinstance(x, (np.ndarray, np.generic)) and x.dtype != float0 for x in values]):
+        return list(values)
+    with using(eager()):
+        return [as_array(x) if isinstance(x, (np.ndarray, np.generic)) else x for x in values]
+
+
+class Custom(Rules):
     """What custom_jvp and custom_vjp share: resolving arguments, keeping those that are not differentiated apart, flattening."""
 
     what = ""
@@ -101,13 +148,16 @@ class _Custom:
             if kwargs:
                 raise TypeError(f"{self.what}: {self.__name__} has no signature to resolve keyword arguments by") from None
             return args
-        bound = signature.bind(*args, **kwargs)
-        bound.apply_defaults()
-        if bound.kwargs:
+        try:
+            bound = signature.bind(*args, **kwargs)
+            bound.apply_defaults()
+            if bound.kwargs:
+                raise TypeError(f"{', '.join(map(repr, bound.kwargs))} can be passed by keyword only, and rules take no keywords")
+        except TypeError as e:
             raise TypeError(
-                f"The following keyword arguments could not be resolved to positions: {', '.join(map(repr, bound.kwargs))}; "
-                f"the rule of the {self.what} function {self.__name__} takes positional arguments only"
-            )
+                f"The input arguments to the {self.what}-decorated function {self.__name__} could not be resolved to positional-only "
+                f"arguments. Binding failed with the error:\n{e}"
+            ) from None
         return bound.args
 
     def _call(self, primitive: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -124,8 +174,15 @@ class _Custom:
         leaves, in_tree = tree_flatten(dynamic)
         for i, x in enumerate(leaves):
             leaf_type(f"the {self.what} function {self.__name__}", lambda: argument_names(self.fun, args, {}), i, x)
-        application = self._application(in_tree, nondiff, n)
-        outs = apply_custom(primitive, application.flat, application.rule, as_inputs(leaves))
+        held = None if is_eager() else lift((self, nondiff))
+        if held is None:
+            values: list[Any] = []
+            application: Any = self._application(in_tree, nondiff, n)
+        else:
+            values = held[1]
+            direct = [id(x) for x in tree_flatten(nondiff)[0]]
+            application = _ClosedApplication(self, held[0], [id(v) in direct for v in values], in_tree, n)
+        outs = apply_custom(primitive, application.flat, application.rule, [*values, *arrays(as_inputs(leaves))])
         return tree_unflatten(application.flat.out_tree, [as_array(x) for x in outs])
 
     def _application(self, in_tree: TreeDef, nondiff: tuple[Any, ...], n: int) -> _Application:
@@ -165,7 +222,112 @@ class _Application:
         return [next(it) if i is None else self.nondiff[i] for i in self.positions]
 
 
-class custom_jvp(_Custom):
+class _ClosedApplication:
+    """A custom function with the values that it and its rules close over as leading arguments."""
+
+    __slots__ = ("lifted", "nondiff", "in_tree", "n", "name", "what", "out_tree", "rule")
+
+    def __init__(self, custom: Custom, lifted: Lifted, nondiff: list[bool], in_tree: TreeDef, n: int):
+        self.lifted = lifted
+        self.nondiff = nondiff  # which of the values are arguments rather than in closures
+        self.in_tree = in_tree
+        self.n = n
+        self.name = custom.__name__
+        self.what = custom.what
+        if custom.what == "custom_jvp":
+            self.rule = DerivativeRule(self.name, jvp=self.jvp)
+        else:
+            self.rule = DerivativeRule(self.name, fwd=self.fwd, bwd=self.bwd)
+
+    @property
+    def flat(self) -> _ClosedApplication:
+        return self
+
+    def at(self, values: Sequence[Any]) -> _Application:
+        custom, nondiff = self.lifted.at(values)
+        return custom._make(self.in_tree, nondiff, self.n)
+
+    def split(self, values: Sequence[Any]) -> tuple[Sequence[Any], Sequence[Any]]:
+        k = len(self.nondiff)
+        return values[:k], values[k:]
+
+    def __call__(self, *values: Any) -> list[Any]:
+        held, leaves = self.split(values)
+        inner = self.at(held)
+        outs = inner.flat(*leaves)
+        self.out_tree = inner.flat.out_tree
+        return outs
+
+    def guarded(self, held: Sequence[Any], nonzero: Sequence[bool]) -> list[Any]:
+        """The held values; those with a derivative may not be used, except arguments of custom_jvp, which count as constants."""
+        results = []
+        for x, nz, nondiff in zip(held, nonzero, self.nondiff):
+            if nz and nondiff and self.what == "custom_vjp":
+                raise UnexpectedTracerError(
+                    f"custom_vjp: {self.name} is differentiated with respect to an argument in a position that nondiff_argnums names, but "
+                    "its rule gives no cotangent for it. Leave the position out of nondiff_argnums and return its cotangent (None for zero) "
+                    "from the bwd rule, or pass stop_gradient of the argument."
+                )
+            results.append(ClosedOverTracer(x, self.what, self.name) if nz and not nondiff else x)
+        return results
+
+    def guarded_at(self, values: Sequence[Any], nonzero: Sequence[bool]) -> tuple[_Application, Sequence[Any]]:
+        """(the application for rules to be run of, its arguments). Raises if the function computes with a value that is guarded."""
+        held, leaves = self.split(values)
+        guarded = self.guarded(held, nonzero)
+        inner = self.at(guarded)
+        if any([type(x) is ClosedOverTracer for x in guarded]):
+            # A rule that does not mention the value would otherwise pass for a derivative of zero.
+            inner.flat(*leaves)
+        return inner, leaves
+
+    def jvp(self, primals: Sequence[Any], tangents: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+        inner, leaves = self.guarded_at(primals, [type(t) is not Zero for t in tangents])
+        results = _flat_jvp(inner, leaves, self.split(tangents)[1])
+        self.out_tree = inner.flat.out_tree
+        return results
+
+    def fwd(self, primals: Sequence[Any], nonzero: Sequence[bool]) -> tuple[list[Any], list[Any], Any]:
+        held, _ = self.split(primals)
+        inner, leaves = self.guarded_at(primals, nonzero)
+        outs, residuals, token = _flat_fwd(inner, leaves, self.split(nonzero)[1])
+        self.out_tree = inner.flat.out_tree
+        return outs, [*held, *residuals], (token, tuple(nonzero))
+
+    def bwd(self, residuals: Sequence[Any], cts: Sequence[Any], token: Any) -> list[Any]:
+        inner_token, nonzero = token
+        held, rest = self.split(residuals)
+        inner = self.at(self.guarded(held, nonzero))
+        return [None] * len(held) + _flat_bwd(inner, rest, cts, inner_token)
+
+
+class _Dead:
+    """Where values belong that may not be used."""
+
+    closed = True
+
+
+class ClosedOverTracer(Tracer):
+    """A value with a derivative that a custom function or its rule closes over; its type may be asked for, computing with it is an error."""
+
+    __slots__ = ("primal", "what", "custom_name")
+
+    def __init__(self, primal: Any, what: str, custom_name: str):
+        super().__init__(_Dead, type_of(primal))
+        self.primal = primal
+        self.what = what
+        self.custom_name = custom_name
+
+    def concrete(self, error: type[Exception]) -> Any:
+        if isinstance(self.primal, Tracer):
+            return self.primal.concrete(error)
+        return self.primal if isinstance(self.primal, Array) else as_array(self.primal)
+
+    def refusal(self) -> str:
+        return closed_over(self.what, self.custom_name)
+
+
+class custom_jvp(Custom):
     """A function whose derivative is defined by the user, for forward mode and so for all modes.
 
     `f = custom_jvp(f)`, then `f.defjvp(rule)` with `rule(*nondiff_args, primals, tangents) -> (output, output tangent)`; the output
@@ -173,6 +335,7 @@ class custom_jvp(_Custom):
     """
 
     what = "custom_jvp"
+    functions = ("fun", "jvp")
     jvp: Callable[..., Any] | None = None
     symbolic_zeros = False
 
@@ -190,6 +353,11 @@ class custom_jvp(_Custom):
             raise TypeError("Can't use ``defjvps`` with ``nondiff_argnums``; use defjvp")
 
         def jvp(primals: Sequence[Any], tangents: Sequence[Any]) -> tuple[Any, Any]:
+            if len(jvps) != len(primals):
+                raise ValueError(
+                    f"defjvps: {self.__name__} was called with {len(primals)} arguments, but defjvps got {len(jvps)} rules; "
+                    "give one rule for each argument, None where the derivative is zero"
+                )
             out = self(*primals)
             leaves, tree = tree_flatten(out)
             totals: list[Any] = [Zero(tangent_type(type_of(x))) for x in leaves]
@@ -218,7 +386,9 @@ def _flat_jvp(a: _Application, primals: Sequence[Any], tangents: Sequence[Any]) 
     names = f"Custom JVP rule {name_of(custom.jvp)} for function {custom.__name__}"
     shown = [SymbolicZero(t.type) if custom.symbolic_zeros and type(t) is Zero else instantiate(t) for t in tangents]
     with source.looking_at_stack():
-        pair = custom.jvp(*a.nondiff, tree_unflatten(a.in_tree, primals), tree_unflatten(a.in_tree, shown))  # type: ignore[misc]
+        pair = custom.jvp(  # type: ignore[misc]
+            *a.nondiff, tree_unflatten(a.in_tree, arrays(primals)), tree_unflatten(a.in_tree, arrays(shown))
+        )
     if not (isinstance(pair, (tuple, list)) and len(pair) == 2):
         raise TypeError(
             f"{names} must produce a pair (list or tuple of length two) representing primal and tangent outputs, but got {pair!r:.200}"
@@ -234,20 +404,20 @@ def _flat_jvp(a: _Application, primals: Sequence[Any], tangents: Sequence[Any]) 
     checked = []
     for x, t, path in zip(outs, dots, leaf_paths(out_tree)):
         expected = tangent_type(type_of(x))
-        if isinstance(t, (SymbolicZero, Zero)) or not is_inexact(expected.dtype):
+        if isinstance(t, (SymbolicZero, Zero)):
             checked.append(Zero(expected))
             continue
-        got = type_of(t)
+        got = ArrayType(t.shape, float0) if isinstance(t, np.ndarray) and t.dtype == float0 else type_of(t)
         if got.shape != expected.shape or got.dtype != expected.dtype:
             raise TypeError(
                 f"{names} must produce primal and tangent outputs with corresponding shapes and dtypes. Expected {expected} "
                 f"(tangent type of {type_of(x)}) but got {got} at output{keystr(path)}"
             )
-        checked.append(t)
+        checked.append(Zero(expected) if expected.dtype == float0 else t)
     return outs, checked
 
 
-class custom_vjp(_Custom):
+class custom_vjp(Custom):
     """A function whose reverse-mode derivative is defined by the user.
 
     `f = custom_vjp(f)`, then `f.defvjp(fwd, bwd)` with `fwd(*args) -> (output, residuals)` and `bwd(*nondiff_args, residuals, cotangent) ->`
@@ -255,6 +425,7 @@ class custom_vjp(_Custom):
     """
 
     what = "custom_vjp"
+    functions = ("fun", "fwd", "bwd")
     fwd: Callable[..., Any] | None = None
     bwd: Callable[..., Any] | None = None
     symbolic_zeros = False
@@ -284,12 +455,10 @@ class custom_vjp(_Custom):
 def _flat_fwd(a: _Application, primals: Sequence[Any], nonzero: Sequence[bool]) -> tuple[list[Any], list[Any], Any]:
     custom: custom_vjp = a.custom
     names = f"Custom VJP fwd rule {name_of(custom.fwd)} for function {custom.__name__}"
-    given: Sequence[Any] = primals
+    given: Sequence[Any] = arrays(primals)
     if custom.symbolic_zeros:
-        given = [CustomVJPPrimal(x, bool(nz)) for x, nz in zip(primals, nonzero, strict=True)]
+        given = [CustomVJPPrimal(x, bool(nz)) for x, nz in zip(given, nonzero, strict=True)]
     args = a.all_arguments(tree_unflatten(a.in_tree, given))
-    if custom.symbolic_zeros:
-        args = [tree_map(lambda x: CustomVJPPrimal(x, False), x) if i is not None else x for i, x in zip(a.positions, args)]
     with source.looking_at_stack():
         pair = custom.fwd(*args)  # type: ignore[misc]
     if not (isinstance(pair, (tuple, list)) and len(pair) == 2):
@@ -314,7 +483,7 @@ def _flat_bwd(a: _Application, residuals: Sequence[Any], cts: Sequence[Any], tok
     names = f"Custom VJP bwd rule {name_of(custom.bwd)} for function {custom.__name__}"
     shown = [SymbolicZero(ct.type) if custom.symbolic_zeros and type(ct) is Zero else instantiate(ct) for ct in cts]
     with source.looking_at_stack():
-        found = custom.bwd(*a.nondiff, tree_unflatten(res_tree, residuals), tree_unflatten(out_tree, shown))  # type: ignore[misc]
+        found = custom.bwd(*a.nondiff, tree_unflatten(res_tree, arrays(residuals)), tree_unflatten(out_tree, arrays(shown)))  # type: ignore[misc]
     if isinstance(found, list):
         found = tuple(found)
     example = tree_unflatten(a.in_tree, range(len(in_types)))
@@ -342,68 +511,3 @@ def _flat_bwd(a: _Application, residuals: Sequence[Any], cts: Sequence[Any], tok
             )
         results.append(ct)
     return results
-
-
-def custom_gradient(fun: Callable[..., Any]) -> Callable[..., Any]:
-    """A function whose reverse-mode derivative `fun` computes beside its value: `fun(*args) -> (output, vjp function)`.
-
-    The vjp function maps a cotangent of the output to the cotangents of the arguments (one, or a tuple). It may close over values that
-    `fun` computed.
-    """
-    check_callable(fun, "custom_gradient")
-
-    @functools.wraps(fun, updated=())
-    def wrapped(*args: Any, **kwargs: Any) -> Any:
-        return fun(*args, **kwargs)[0]
-
-    def fwd(*args: Any) -> Any:
-        out, rule = fun(*args)
-        example = tree_map(lambda x: instantiate(Zero(tangent_type(type_of(x)))), out)
-        converted, consts = closure_convert(rule, example)
-        return out, (consts, _Static(converted))
-
-    def bwd(residuals: Any, ct: Any) -> Any:
-        consts, converted = residuals
-        cts = converted.value(ct, *consts)
-        return cts if isinstance(cts, tuple) else (cts,)
-
-    primal = custom_vjp(wrapped)
-    primal.defvjp(fwd, bwd)
-    return primal
-
-
-class _Static:
-    """A value that rides along in a pytree without being a leaf."""
-
-    __slots__ = ("value",)
-
-    def __init__(self, value: Any):
-        self.value = value
-
-
-register_pytree_node(_Static, lambda s: ((), s.value), lambda value, _: _Static(value))
-
-
-def closure_convert(fun: Callable[..., Any], *example_args: Any) -> tuple[Callable[..., Any], list[Any]]:
-    """`fun` with the traced values it closes over made explicit: (function of (*args, *values), values).
-
-    For custom rules of functions that take functions: what the function argument captures can be differentiated this way.
-    """
-    check_callable(fun, "closure_convert")
-    result = traced(fun, example_args, {})
-    hoisted = [isinstance(x, Tracer) and is_inexact(type_of(x).dtype) for x in result.captured]
-    consts = [x for x, h in zip(result.captured, hoisted) if h]
-    kept = [None if h else x for x, h in zip(result.captured, hoisted)]
-    _, in_tree = tree_flatten((example_args, {}))
-
-    def converted(*args_and_consts: Any) -> Any:
-        n = len(example_args)
-        leaves, tree = tree_flatten((args_and_consts[:n], {}))
-        if tree != in_tree:
-            raise TypeError(f"closure_convert: the converted function was made for arguments {in_tree}, got {tree}")
-        given = iter(args_and_consts[n:])
-        captured = [next(given) if h else x for x, h in zip(kept, hoisted)]
-        return tree_unflatten(result.out_tree, run(result.program, *captured, *leaves))
-
-    converted.__name__ = name_of(fun)
-    return converted, consts

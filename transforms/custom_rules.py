@@ -4,7 +4,8 @@ A custom function is applied with a flat Python function, a `DerivativeRule` and
 differentiation the function, under differentiation the rule, with concrete values where they are concrete. Only while a program
 is being recorded is the function traced, into an equation that carries the rule along; `program` is then its meaning without derivatives.
 
-Flat rules. custom_jvp: `rule.jvp(primals, tangents) -> (outs, tangents)`, with `Zero` among tangents.
+Flat rules. custom_jvp: `rule.jvp(primals, tangents) -> (outs, tangents)`, with `Zero` among tangents; `rule.options["transpose"]`, if there
+is one, is the transpose rule of the function where it is linear: a solution of a linear system is transposed by solving the transposed one.
 custom_vjp: `rule.fwd(primals, nonzero) -> (outs, residuals, token)` and `rule.bwd(residuals, cts, token) -> cts`, with `Zero` among
 cotangents; `token` is hashable and says how the residuals are structured.
 """
@@ -92,6 +93,15 @@ def at_front(batch: tuple[Sequence[Any], Sequence[int | None]], axis: Axis) -> l
     return [to_dim(x, d, 0, axis.size) for x, d in zip(*batch)]
 
 
+def closed_over(what: str, name: str) -> str:
+    """Why a custom function cannot be differentiated with respect to what it closes over."""
+    return (
+        f"Detected differentiation of the {what} function {name} with respect to a closed-over value. That's not supported "
+        f"because the custom {what[-3:].upper()} rule only specifies how to differentiate the function with respect to explicit input "
+        "parameters. Try passing the closed-over value into the function as an argument, and adapting the custom rule."
+    )
+
+
 def without_captured(rule: DerivativeRule, n: int) -> DerivativeRule:
     """The rule of a function that takes `n` captured values before its arguments."""
     if n == 0:
@@ -103,12 +113,7 @@ def without_captured(rule: DerivativeRule, n: int) -> DerivativeRule:
 
     def refuse(nonzero: Sequence[bool]) -> None:
         if any(nonzero[:n]):
-            kind, way = ("JVP", "jvp") if rule.jvp is not None else ("VJP", "vjp")
-            raise UnexpectedTracerError(
-                f"Detected differentiation of the custom_{way} function {name} with respect to a closed-over value. That's not supported "
-                f"because the custom {kind} rule only specifies how to differentiate the function with respect to explicit input "
-                "parameters. Try passing the closed-over value into the function as an argument, and adapting the custom rule."
-            )
+            raise UnexpectedTracerError(closed_over("custom_jvp" if rule.jvp is not None else "custom_vjp", name))
 
     def jvp(primals: Sequence[Any], tangents: Sequence[Any]) -> Any:
         refuse([type(t) is not Zero for t in tangents])
@@ -121,7 +126,13 @@ def without_captured(rule: DerivativeRule, n: int) -> DerivativeRule:
     def bwd(residuals: Sequence[Any], cts: Sequence[Any], token: Any) -> Any:
         return [None] * n + list(rule.bwd(residuals, cts, token))  # type: ignore[misc]
 
+    def transpose(cts: Sequence[Any], inputs: Sequence[Any]) -> Any:
+        refuse([type(x) is Linear for x in inputs])
+        return [None] * n + list(rule.options["transpose"](cts, inputs[n:]))
+
     made = DerivativeRule(name, jvp=jvp) if rule.jvp is not None else DerivativeRule(name, fwd=fwd, bwd=bwd)
+    if "transpose" in rule.options:
+        made.options["transpose"] = transpose
     rule.options[("captured", n)] = made
     return made
 
@@ -158,7 +169,27 @@ def _batched_jvp(rule: DerivativeRule, axis: Axis, dims: tuple[int | None, ...])
         outs, dots = results[: len(nonzero)], iter(results[len(nonzero) :])
         return outs, [next(dots) if nz else Zero(tangent_type(type_of(x))) for nz, x in zip(nonzero, outs)]
 
-    return DerivativeRule(rule.name.rpartition("_")[0], jvp=jvp)
+    def transpose(cts: Sequence[Any], inputs: Sequence[Any]) -> list[Any]:
+        known = [(x, d) for x, d in zip(inputs, dims) if type(x) is not Linear]
+        live = [ct for ct in cts if type(ct) is not Zero]
+        nonzero: list[bool] = []
+
+        def one(*values: Any) -> list[Any]:
+            fixed, given = iter(values[: len(known)]), iter(values[len(known) :])
+            own = [Linear(_unbatched(x.type, d)) if type(x) is Linear else next(fixed) for x, d in zip(inputs, dims)]
+            own_cts = [Zero(_unbatched(ct.type, 0)) if type(ct) is Zero else next(given) for ct in cts]
+            results = rule.options["transpose"](own_cts, own)
+            nonzero[:] = [ct is not None and type(ct) is not Zero for ct in results]
+            return [ct for ct, nz in zip(results, nonzero) if nz]
+
+        args, given_dims = [*[x for x, _ in known], *live], [*[d for _, d in known], *[0] * len(live)]
+        pairs = iter(zip(*batch_flat(one, axis, args, given_dims)))
+        return [_gathered(*next(pairs), to, axis) if nz else None for nz, to in zip(nonzero, dims)]
+
+    made = DerivativeRule(rule.name.rpartition("_")[0], jvp=jvp)
+    if "transpose" in rule.options:
+        made.options["transpose"] = transpose
+    return made
 
 
 def _batched_vjp(rule: DerivativeRule, axis: Axis, dims: tuple[int | None, ...]) -> DerivativeRule:
@@ -206,8 +237,22 @@ def _gathered(ct: Any, dim: int | None, to: int | None, axis: Axis) -> Any:
 # custom_jvp_call
 
 
+def _check_outputs(which: str, rule: DerivativeRule, outs: Sequence[Any], program: Program) -> None:
+    """Raise TypeError if a rule's primal outputs are not of the function's types, which the surrounding program was made for."""
+    got, expected = [type_of(x) for x in outs], program.out_types
+    if len(got) != len(expected) or any([a.shape != b.shape or a.dtype != b.dtype for a, b in zip(got, expected)]):
+        name = rule.name.rpartition("_")[0]
+        raise TypeError(
+            f"Custom {which} rule for function {name} must produce a pair (list or tuple of length two) whose first element represents the "
+            f"primal output (equal in value to the output of {name}, and in particular of the same structure, shapes and dtypes), but its "
+            f"leaves are\n    {', '.join(map(str, got))}\nwhile those of {name} are\n    {', '.join(map(str, expected))}"
+        )
+
+
 def _jvp_call_jvp(primals: Sequence[Any], tangents: Sequence[Any], *, program: Program, rule: DerivativeRule) -> tuple[Any, Any]:
-    return rule.jvp(primals, tangents)  # type: ignore[misc]
+    outs, dots = rule.jvp(primals, tangents)  # type: ignore[misc]
+    _check_outputs("JVP", rule, outs, program)
+    return outs, dots
 
 
 def _define_call(prim: Primitive) -> None:
@@ -219,6 +264,8 @@ def _define_call(prim: Primitive) -> None:
         return bind(prim, *args, program=whole, rule=batched(prim, rule, axis, tuple(dims))), wanted
 
     def transpose(cts: Sequence[Any], inputs: Sequence[Any], *, program: Program, rule: DerivativeRule) -> Sequence[Any]:
+        if "transpose" in rule.options:
+            return rule.options["transpose"](cts, inputs)
         # The function was applied to tangents, so it is linear: its own transpose is right.
         return transpose_with(lambda values, turned: run(turned, *values), cts, inputs, program)
 
@@ -238,7 +285,7 @@ def _linear_types(*in_types: ArrayType, out_types: tuple[ArrayType, ...], **_: A
 
 def _no_forward_mode(*_: Any, rule: DerivativeRule, **__: Any) -> Any:
     raise TypeError(
-        f"can't apply forward-mode differentiation (jvp) to a custom_vjp function: {rule.name.rpartition('_')[0]} has a rule for reverse mode "
+        f"can't apply forward-mode autodiff (jvp) to a custom_vjp function: {rule.name.rpartition('_')[0]} has a rule for reverse mode "
         "only. Define its derivative with custom_jvp, which serves both modes, or use vjp, grad or jacrev."
     )
 
@@ -270,9 +317,11 @@ custom_vjp_linear_p.define(
 
 
 def _vjp_call_linearize(
-    nonzero: Sequence[bool], primals: Sequence[Any], *, rule: DerivativeRule, **_: Any
+    nonzero: Sequence[bool], primals: Sequence[Any], *, rule: DerivativeRule, program: Program | None = None
 ) -> tuple[Any, Any, Any]:
     outs, residuals, token = rule.fwd(primals, tuple(nonzero))  # type: ignore[misc]
+    if program is not None:
+        _check_outputs("VJP fwd", rule, outs, program)
     types = [type_of(x) for x in outs]
     nonzero_out = tuple([is_inexact(t.dtype) for t in types])
     key = ("linear", token, tuple(types))
