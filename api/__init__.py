@@ -62,7 +62,8 @@ from tracegrad.settings import (
 from tracegrad.tracer.abstract import ShapeDtypeStruct, eval_shape, make_ir, make_jaxpr
 from tracegrad.transforms.api import grad, jvp, linear_transpose, linearize, value_and_grad, vjp
 from tracegrad.transforms.checkpoint import checkpoint, checkpoint_policies, remat
-from tracegrad.transforms.custom import closure_convert, custom_gradient, custom_jvp, custom_vjp
+from tracegrad.transforms.custom import custom_jvp, custom_vjp
+from tracegrad.transforms.custom_gradient import closure_convert, custom_gradient
 from tracegrad.transforms.jacobians import hessian, jacfwd, jacrev
 from tracegrad.transforms.vmap import vmap
 from tracegrad.version import __version__, __version_info__
