@@ -58,7 +58,7 @@ def jacfwd(
         found, dims = batch_flat(along, Axis(n), basis, [0] * len(basis))
         columns = found[: flat.main()]
         # The value does not depend on the direction; where it was carried along with what does, any example shows it.
-        outs = [x if d is None else _example(x, d) for x, d in zip(found[flat.main() :], dims[flat.main() :])]
+        outs = [x if d is None else example(x, d) for x, d in zip(found[flat.main() :], dims[flat.main() :])]
         for x in outs[: flat.main()]:
             _check_output("jacfwd", type_of(x), holomorphic)
         rows = []
@@ -179,7 +179,8 @@ def _standard_basis(types: Sequence[ArrayType]) -> tuple[list[Any], int]:
     return basis, n
 
 
-def _example(x: Any, dim: int) -> Any:
+def example(x: Any, dim: int) -> Any:
+    """The first example of what is batched along a dimension."""
     shape = type_of(x).shape
     limits = [1 if i == dim else n for i, n in enumerate(shape)]
     return ops.reshape(ops.slice(x, (0,) * len(shape), tuple(limits), None), shape[:dim] + shape[dim + 1 :])
