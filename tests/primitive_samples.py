@@ -32,7 +32,7 @@ class Case:
     """One legal application of a primitive.
 
     differentiable: the operands that derivatives are checked for.
-    order: how often the primitive can be differentiated; 0 for what must refuse or is not smooth here.
+    order: how often the primitive can be differentiated (as the checks ask, by default); 0 for what must refuse or is not smooth here.
     reverse: whether derivatives can be transposed.
     batch: whether to check batching.
     direction: makes a random tangent of an operand a legal one (of a symmetric matrix, a symmetric one).
@@ -46,7 +46,7 @@ class Case:
     types: tuple[ArrayType, ...]
     params: dict[str, Any]
     differentiable: tuple[int, ...] = ()
-    order: int = 2
+    order: int = 3
     reverse: bool = True
     batch: bool = True
     direction: Callable[[np.ndarray], np.ndarray] = lambda t: t

@@ -1,7 +1,7 @@
 """Every primitive against its samples: equations that hold between its meaning, its rules and its compiled form.
 
 The meaning is `evaluate`. The type rule must promise what it gives; the text of a program must read back; derivatives are compared with
-differences, transposes with derivatives by <ct, J t> = <J^T ct, t>, second derivatives with differences of first ones, batching with a
+differences, transposes with derivatives by <ct, J t> = <J^T ct, t>, second and third derivatives with differences of those before, batching with a
 loop, compiled programs with the meaning. Each test covers all samples of one primitive and lists everything that is wrong.
 """
 
@@ -239,6 +239,39 @@ def check_second_order(case: Case) -> None:
         assert abs(left - right) <= 1e-8 * max(case.tolerance, 1.0) * (1 + abs(left)), f"reverse over reverse: {left} and {right}"
 
 
+def raised(program: Program, mask: tuple[bool, ...], which: Sequence[int]) -> tuple[Program, list[int]]:
+    """The program that takes directions of the operands in `mask` besides, and the places of the derivatives of the outputs `which`."""
+    n = len(program.outputs)
+    more, nonzero_out = jvp_program(program, mask, tuple(i in which for i in range(n)))
+    places = {int(i): n + k for k, i in enumerate(np.flatnonzero(nonzero_out))}
+    return more, [places[i] for i in which]
+
+
+def check_third_order(case: Case) -> None:
+    """Forward mode thrice, and forward mode twice over reverse mode, against differences of what is one order lower."""
+    program = staged(case)
+    smooth = smooth_outputs(program)
+    if case.order < 3 or not case.differentiable or not smooth:
+        return
+    mask = masks(case)[0]
+    along = [directions(case, salt) for salt in "tuv"]
+    gradient: list[Any] = []
+    if case.reverse:
+        made, _ = gradient_program(program, mask)
+        cts = [draw(program.out_types[i].dtype, program.out_types[i].shape, -1, 1, f"ct{i}") for i in smooth]
+        gradient = [("twice over reverse", made, list(range(len(made.outputs))), cts, 1)]
+    for what, made, which, given, orders in [("three times", program, smooth, [], 2), *gradient]:
+        moving = mask + (False,) * len(given)
+        for t in along[:orders]:
+            made, which = raised(made, moving, which)
+            moving, given = moving + (False,) * len(t), [*given, *t]
+        last, places = raised(made, moving, which)
+        verify(last)
+        outs = evaluate(last, *case.operands, *given, *along[orders])
+        expected = difference(lambda h: [evaluate(made, *moved(case, h, along[orders]), *given)[i] for i in which])  # noqa: B023
+        close([outs[i] for i in places], expected, case, f"third derivative, forward mode {what}")
+
+
 # Batching
 
 
@@ -385,6 +418,7 @@ CHECKS: dict[str, Check] = {
     "jvp": check_jvp,
     "transpose": check_transpose,
     "twice": check_second_order,
+    "thrice": check_third_order,
     "batch": check_batch,
 }
 
@@ -453,11 +487,20 @@ def _wrong_second(primals: Any, tangents: Any) -> Any:
     return (ops.sin(x),), (ops.mul(ops.stop_gradient(ops.cos(x)), t),)
 
 
+def _wrong_third(primals: Any, tangents: Any) -> Any:
+    """The cosine's tangent line in the place of the cosine: right in value and slope."""
+    (x,), (t,) = primals, tangents
+    at = ops.stop_gradient(x)
+    cos = ops.sub(ops.cos(at), ops.mul(ops.sin(at), ops.sub(x, at)))
+    return (ops.sin(x),), (ops.mul(cos, t),)
+
+
 @pytest.mark.parametrize(
     ("template", "check", "wrong"),
     [
         ("sin", check_jvp, {"jvp": _wrong_jvp}),
         ("sin", check_second_order, {"jvp": _wrong_second}),
+        ("sin", check_third_order, {"jvp": _wrong_third}),
         ("neg", check_transpose, {"transpose": lambda cts, inputs: list(cts)}),
         ("sin", check_batch, {"batch": lambda axis, args, dims: ((ops.sin(args[0]),), (0,))}),
     ],
