@@ -10,7 +10,7 @@ import tracegrad.numpy as jnp
 from tracegrad import ShapeDtypeStruct, io_callback, jit, pure_callback, vmap
 from tracegrad.debug import callback as debug_callback
 from tracegrad.debug import print as debug_print
-from tracegrad.lax import cond, scan
+from tracegrad.lax import cond, scan, while_loop
 
 X = jnp.arange(4.0)
 SCALAR = ShapeDtypeStruct((), np.float32)
@@ -158,3 +158,24 @@ def test_arrays_made_inside_outlive_the_call() -> None:
         f(X + k)
     assert [a.tolist()[0] for a in kept] == [0, 2, 4, 6, 8]
     tracegrad.effects_barrier()
+
+
+def test_python_is_called_when_its_branch_is_taken_and_its_loop_runs() -> None:
+    def refuse(*_):
+        raise ValueError("must not be called")
+
+    def python(*args):
+        return pure_callback(refuse, SCALAR, *args)
+
+    @jit
+    def branch(x):
+        return cond(x > 1, lambda x: python(0), lambda x: x, x)  # of a literal: not folded when compiled
+
+    @jit
+    def loop(n, x):
+        return while_loop(lambda c: c[0] < n, lambda c: (c[0] + 1, c[1] + python(x)), (0, x))[1]  # not hoisted
+
+    assert branch(0.5) == 0.5 and loop(0, 2.0) == 2.0
+    for call in (lambda: branch(2.0), lambda: loop(1, 2.0)):
+        with pytest.raises(ValueError, match="must not be called"):
+            call()

@@ -55,12 +55,18 @@ def _constant_carries(eqn: Equation, env: dict[Var, Atom]) -> Equation:
     )
 
 
+def _calls_python(eqn: Equation) -> bool:
+    return eqn.primitive.name == "pure_callback" or any(_calls_python(e) for _, p in eqn.regions() for e in p.equations)
+
+
 def _split(body: Program, num_consts: int) -> tuple[list[Equation], list[Equation], list[Var]]:
     """(invariant equations to move, the others, the invariant variables that the others read)."""
     invariant: set[Var] = set(body.inputs[:num_consts]) | {c.var for c in body.constants}
     candidates: list[Equation] = []
     for eqn in body.equations:
-        if not eqn.has_effects and all(isinstance(a, Literal) or a in invariant for a in eqn.inputs):
+        # A loop that does not run calls no Python, which may raise; inner loops and branches stay together with theirs.
+        moves = not eqn.has_effects and not _calls_python(eqn)
+        if moves and all(isinstance(a, Literal) or a in invariant for a in eqn.inputs):
             candidates.append(eqn)
             invariant.update(eqn.outputs)
     wanted: set[Var] = set()
