@@ -39,6 +39,7 @@ from tracegrad.ir.calls import (
     checkpoint_p,
     custom_jvp_call_p,
     custom_vjp_call_p,
+    custom_vmap_call_p,
     name_p,
     optimization_barrier_p,
 )
@@ -501,7 +502,7 @@ def lower_identity(ctx: Context, eqn: Equation) -> None:
 scan_p.define(lower=lower_scan)
 while_p.define(lower=lower_while)
 cond_p.define(lower=lower_cond)
-for _primitive in (call_p, custom_jvp_call_p, custom_vjp_call_p, checkpoint_p):
+for _primitive in (call_p, custom_jvp_call_p, custom_vjp_call_p, custom_vmap_call_p, checkpoint_p):
     _primitive.define(lower=lower_call)
 optimization_barrier_p.define(lower=lower_identity)
 name_p.define(lower=lower_identity)

@@ -45,6 +45,20 @@ class DerivativeRule(Reference):
         self.options: dict[Any, Any] = options
 
 
+class BatchRule(Reference):
+    """The rule of a custom_vmap function: `function(axis size, which arguments are batched, arguments) -> (outs, which are batched)`.
+
+    All sequences are flat, batched values have the axis in front. `options` remembers rules that are derived from this one.
+    """
+
+    __slots__ = ("function", "options")
+
+    def __init__(self, name: str, function: Callable[..., Any]):
+        super().__init__(name)
+        self.function = function
+        self.options: dict[Any, Any] = {}
+
+
 class CallbackRef(Reference):
     """A Python function that a compiled program calls: `function(*numpy arrays) -> sequence of arrays`.
 
@@ -97,6 +111,9 @@ custom_jvp_call_p = Primitive(
 )
 custom_vjp_call_p = Primitive(
     "custom_vjp_call", _program_type("custom_vjp_call"), _evaluate_call, "calls", regions=("program",), multiple_results=True
+)
+custom_vmap_call_p = Primitive(
+    "custom_vmap_call", _program_type("custom_vmap_call"), _evaluate_call, "calls", regions=("program",), multiple_results=True
 )
 checkpoint_p = Primitive(
     "checkpoint", _program_type("checkpoint"), _evaluate_call, "calls", regions=("program",), multiple_results=True

@@ -23,7 +23,7 @@ Compiled = Callable[[Primitive, tuple[Any, ...], dict[str, Any]], tuple[Any, ...
 
 _compiled: Compiled | None = None
 _COMPILED = frozenset({"call", "scan", "while"})
-_INTERPRETED_CALLS = frozenset({"custom_jvp_call", "custom_vjp_call", "checkpoint"})
+_INTERPRETED_CALLS = frozenset({"custom_jvp_call", "custom_vjp_call", "custom_vmap_call", "checkpoint"})
 
 
 def install_compiled(run: Compiled) -> None:

@@ -274,6 +274,7 @@ VJP_RULE = calls.DerivativeRule(
     fwd=lambda primals, nonzero: ([ops.sin(primals[0])], [primals[0]], None),
     bwd=lambda residuals, cotangents, token: [ops.mul(ops.cos(residuals[0]), cotangents[0])],
 )
+BATCH_RULE = calls.BatchRule("sample", lambda axis_size, in_batched, values: ([ops.sin(values[0])], list(in_batched)))
 DOUBLE = calls.CallbackRef("double", _double)
 
 
@@ -286,6 +287,7 @@ def call_samples() -> Iterable[Case]:
     sine = program(lambda x: [ops.sin(x)], V)
     yield sample(bind, calls.custom_jvp_call_p, v, program=sine, rule=RULE)
     yield sample(bind, calls.custom_vjp_call_p, v, program=sine, rule=VJP_RULE, order=0)
+    yield sample(bind, calls.custom_vmap_call_p, v, program=sine, rule=BATCH_RULE)
     yield sample(ops_barrier, v, np.int32(3), draw(BF16, (2,)))
     yield sample(calls.name, v, "hidden")
     for dtype in (F32, I32, BOOL):

@@ -263,3 +263,11 @@ def test_reverse_mode_needs_a_transpose_solve() -> None:
     assert float(jvp(f, (1.0,), (1.0,))[1]) == 0.5
     with pytest.raises(TypeError, match="transpose_solve required for backwards mode"):
         grad(f)(1.0)
+
+
+def test_a_solution_depends_on_all_of_its_right_hand_side() -> None:
+    from tracegrad import sparse
+
+    f = lambda b: lax.custom_linear_solve(lambda x: 2.0 * x, b**2, lambda _, b: b / 2.0) + 0.0 * b  # noqa: E731
+    pattern = sparse.jacobian_pattern(f, jnp.ones(3))
+    assert len(pattern.rows) == 9

@@ -160,7 +160,8 @@ class Custom(Rules):
             ) from None
         return bound.args
 
-    def _call(self, primitive: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _split(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[list[Any], TreeDef, tuple[Any, ...], int]:
+        """(the leaves of the arguments that rules see as arrays, their structure, the other arguments, how many there are in all)."""
         args = self._resolved(args, kwargs)
         n = len(args)
         for i in self.nondiff_argnums:
@@ -174,6 +175,10 @@ class Custom(Rules):
         leaves, in_tree = tree_flatten(dynamic)
         for i, x in enumerate(leaves):
             leaf_type(f"the {self.what} function {self.__name__}", lambda: argument_names(self.fun, args, {}), i, x)
+        return arrays(as_inputs(leaves)), in_tree, nondiff, n
+
+    def _call(self, primitive: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        leaves, in_tree, nondiff, n = self._split(args, kwargs)
         held = None if is_eager() else lift((self, nondiff))
         if held is None:
             values: list[Any] = []
@@ -182,7 +187,7 @@ class Custom(Rules):
             values = held[1]
             direct = [id(x) for x in tree_flatten(nondiff)[0]]
             application = _ClosedApplication(self, held[0], [id(v) in direct for v in values], in_tree, n)
-        outs = apply_custom(primitive, application.flat, application.rule, [*values, *arrays(as_inputs(leaves))])
+        outs = apply_custom(primitive, application.flat, application.rule, [*values, *leaves])
         return tree_unflatten(application.flat.out_tree, [as_array(x) for x in outs])
 
     def _application(self, in_tree: TreeDef, nondiff: tuple[Any, ...], n: int) -> _Application:

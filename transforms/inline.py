@@ -1,7 +1,7 @@
 """Inlining: calls of programs become their equations.
 
 Differentiation and batching are done by the time a program is compiled, so the wrappers that exist for them (custom derivative
-rules, checkpoints, names, stop_gradient) go too.
+and batching rules, checkpoints, names, stop_gradient) go too.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from tracegrad.ir.evaluate import rename, substitute
 from tracegrad.ir.program import Atom, Constant, Equation, Program, Var
 from tracegrad.transforms.regions import map_regions
 
-CALLS = frozenset({"call", "custom_jvp_call", "custom_vjp_call", "checkpoint"})
+CALLS = frozenset({"call", "custom_jvp_call", "custom_vjp_call", "custom_vmap_call", "checkpoint"})
 IDENTITIES = frozenset({"stop_gradient", "copy", "name"})
 
 

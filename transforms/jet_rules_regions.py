@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from tracegrad.ir.bind import bind, type_of
-from tracegrad.ir.calls import call_p, checkpoint_p, custom_vjp_call_p, name_p, optimization_barrier_p
+from tracegrad.ir.calls import call_p, checkpoint_p, custom_vjp_call_p, custom_vmap_call_p, name_p, optimization_barrier_p
 from tracegrad.ir.control_flow import cond_p, scan_p, split_scan, split_while, while_p
 from tracegrad.ir.evaluate import run
 from tracegrad.ir.program import Program, Var
@@ -59,12 +59,13 @@ _define_call(call_p)
 _define_call(checkpoint_p)
 
 
-def _custom_vjp_call(operands: Operands, *, program: Program, **_: Any) -> list[Series]:
-    # Its rule says nothing of derivatives forwards: the function itself is expanded.
+def _as_it_is(operands: Operands, *, program: Program, **_: Any) -> list[Series]:
+    # The rule says nothing of derivatives forwards: the function itself is expanded.
     return jet_flat(lambda *xs: run(program, *xs), operands, _order(operands))
 
 
-custom_vjp_call_p.define(jet=_custom_vjp_call)
+custom_vjp_call_p.define(jet=_as_it_is)
+custom_vmap_call_p.define(jet=_as_it_is)
 
 
 def _identity(operands: Operands, apply: Callable[..., Sequence[Any]]) -> list[Series]:

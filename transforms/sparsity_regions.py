@@ -23,6 +23,7 @@ from tracegrad.transforms.sparsity import (
     Abstract,
     Rows,
     combine,
+    dense,
     differentiable,
     identity,
     merge,
@@ -57,7 +58,7 @@ def region_rule(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any
     return register
 
 
-@region_rule("call", "checkpoint")
+@region_rule("call", "checkpoint", "custom_vmap_call")
 def _call(ins: Ins, types: Types, *, program: Program, **_: Any) -> Sequence[Abstract]:
     return propagate(program, ins)
 
@@ -284,11 +285,18 @@ def abstract_values(program: Program, captured: Sequence[Any]) -> list[Abstract]
     return [Abstract(v.type, None, x) for v, x in zip(program.inputs, _values(captured))]
 
 
+_ongoing: set[DerivativeRule] = set()
+"""The rules of custom_jvp functions whose derivative is being analysed."""
+
+
 @region_rule("custom_jvp_call")
 def _custom_jvp(ins: Ins, types: Types, *, program: Program, rule: DerivativeRule) -> Sequence[Abstract]:
     values = propagate(program, [x.without_rows() for x in ins])
     if all(x.rows is None for x in ins):
         return values
+    if rule in _ongoing:
+        # A linear function, say the solution of a linear system, whose rule applies the function to the tangents.
+        return [Abstract(v.type, rows, v.value, v.known) for v, rows in zip(values, dense(ins, types))]
     live = [x.rows is not None for x in ins]
     nonzero: list[bool] = []
 
@@ -302,7 +310,11 @@ def _custom_jvp(ins: Ins, types: Types, *, program: Program, rule: DerivativeRul
     of_tangents = [tangent_type(x.type) for x, nz in zip(ins, live) if nz]
     traced, captured = trace(tangents, [*[x.type for x in ins], *of_tangents], "jvp")
     along = [Abstract(t, x.rows) for t, x in zip(of_tangents, [x for x, nz in zip(ins, live) if nz])]
-    found = iter(propagate(traced, [*abstract_values(traced, captured), *[x.without_rows() for x in ins], *along]))
+    _ongoing.add(rule)
+    try:
+        found = iter(propagate(traced, [*abstract_values(traced, captured), *[x.without_rows() for x in ins], *along]))
+    finally:
+        _ongoing.remove(rule)
     return [Abstract(v.type, next(found).rows if nz else None, v.value, v.known) for v, nz in zip(values, nonzero)]
 
 
