@@ -1,7 +1,8 @@
 """Derivatives and batching of the special functions.
 
 Formulas are those of the NIST Digital Library of Mathematical Functions (dlmf.nist.gov): error functions 7.10, gamma and
-polygamma 5.15, incomplete gamma 8.8, incomplete beta 8.17, Bessel 10.29, Hurwitz zeta 25.11.
+polygamma 5.15, incomplete gamma 8.8, incomplete beta 8.17, Bessel 10.29, Hurwitz zeta 25.11. Derivatives of incomplete functions in
+their parameters are integrals, in `incomplete.py`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from tracegrad.ir import ops
 from tracegrad.ir import special as s
 from tracegrad.ir.bind import type_of
 from tracegrad.ir.primitive import REGISTRY
-from tracegrad.transforms.rules import Refused, elementwise_batch, no_derivative, partials, scalar
+from tracegrad.transforms.incomplete import beta_slopes, gamma_curvature_along
+from tracegrad.transforms.rules import Along, Refused, elementwise_batch, partials, scalar
 
 
 def _gaussian(x: Any) -> Any:
@@ -101,8 +103,21 @@ partials(
 )
 partials(
     s.igamma_grad_a_p,
-    Refused("the second derivative of the incomplete gamma function in its first parameter is not known in closed form"),
+    Along(lambda t, ans, a, x: gamma_curvature_along(t, a, x)),
     lambda ans, a, x: ops.mul(gamma_density(a, x), ops.sub(ops.log(x), ops.digamma(a))),
+)
+
+
+def _sample_along_shape(t: Any, ans: Any, a: Any, x: Any) -> Any:
+    # A sample x(a) keeps P(a, x) fixed, so it moves with the rate -P_a / P_x = -P_a / p.
+    curvature = ops.div(gamma_curvature_along(t, a, x), gamma_density(a, x))
+    return ops.neg(ops.add(curvature, ops.mul(ops.mul(ans, ops.sub(ops.log(x), ops.digamma(a))), t)))
+
+
+partials(
+    s.random_gamma_grad_p,
+    Along(_sample_along_shape),
+    lambda ans, a, x: ops.sub(ops.sub(ops.digamma(a), ops.log(x)), ops.mul(ans, ops.sub(ops.div(ops.sub(a, 1.0), x), 1.0))),
 )
 
 
@@ -112,12 +127,11 @@ def beta_density(a: Any, b: Any, x: Any) -> Any:
     return ops.exp(ops.sub(powers, log_beta))
 
 
-_IN_SHAPE = "the incomplete beta function is differentiated with respect to x only, not to its parameters a and b"
-partials(s.regularized_incomplete_beta_p, Refused(_IN_SHAPE), Refused(_IN_SHAPE), lambda ans, a, b, x: beta_density(a, b, x))
-
-no_derivative(
-    s.random_gamma_grad_p,
-    "it is the derivative of a random sample in its parameter; derivatives of second order of samples are not defined",
+partials(
+    s.regularized_incomplete_beta_p,
+    lambda ans, a, b, x: beta_slopes(a, b, x)[0],
+    lambda ans, a, b, x: beta_slopes(a, b, x)[1],
+    lambda ans, a, b, x: beta_density(a, b, x),
 )
 
 for _prim in list(REGISTRY.values()):
