@@ -16,7 +16,7 @@ from tracegrad.ir.config import config
 from tracegrad.ir.types import float0
 from tracegrad.tracer.control_flow import cond, scan, while_loop
 from tracegrad.transforms.api import grad, jvp, linearize, vjp
-from tracegrad.transforms.checkpoint import checkpoint, checkpoint_name, checkpoint_policies, saved_residuals
+from tracegrad.transforms.checkpoint import checkpoint, checkpoint_name, checkpoint_policies
 from tracegrad.transforms.custom import (
     SymbolicZero,
     custom_jvp,
@@ -26,6 +26,7 @@ from tracegrad.transforms.custom import (
 )
 from tracegrad.transforms.custom_gradient import closure_convert, custom_gradient
 from tracegrad.transforms.jacobians import hessian, jacfwd, jacrev
+from tracegrad.transforms.saved_residuals import saved_residuals
 from tracegrad.transforms.vmap import vmap
 
 

@@ -14,7 +14,6 @@ from tracegrad.transforms.api import value_and_grad as value_and_grad
 from tracegrad.transforms.api import vjp as vjp
 from tracegrad.transforms.checkpoint import checkpoint_name as checkpoint_name
 from tracegrad.transforms.checkpoint import checkpoint_policies as checkpoint_policies
-from tracegrad.transforms.checkpoint import print_saved_residuals as print_saved_residuals
 from tracegrad.transforms.checkpoint import remat as remat
 from tracegrad.transforms.custom import custom_jvp as custom_jvp
 from tracegrad.transforms.custom import custom_vjp as custom_vjp
@@ -23,3 +22,4 @@ from tracegrad.transforms.custom_gradient import custom_gradient as custom_gradi
 from tracegrad.transforms.jacobians import hessian as hessian
 from tracegrad.transforms.jacobians import jacfwd as jacfwd
 from tracegrad.transforms.jacobians import jacrev as jacrev
+from tracegrad.transforms.saved_residuals import print_saved_residuals as print_saved_residuals

@@ -148,7 +148,7 @@ def _unified(splits: Sequence[Split]) -> tuple[tuple[Program, ...], tuple[Progra
         stored = {key: split.known.outputs[i] for key, (where, i) in zip(own, split.residuals) if key[0] == "slot"}
         equations = list(split.known.equations)
         outputs = list(split.known.outputs[:n_outs])
-        outputs += [stored[key] if key in stored else _zeros(key[1], equations) for key in slots]
+        outputs += [stored[key] if key in stored else zeros_atom(key[1], equations) for key in slots]
         known.append(split.known.replace(equations=equations, outputs=outputs))
         variables = dict(zip(own, split.unknown.inputs))
         inputs = [variables.get(key) or Var(t) for key, t in keys.items()]
@@ -161,7 +161,7 @@ def _unified(splits: Sequence[Split]) -> tuple[tuple[Program, ...], tuple[Progra
     return tuple(known), tuple(unknown), pick
 
 
-def _zeros(t: ArrayType, equations: list[Equation]) -> Atom:
+def zeros_atom(t: ArrayType, equations: list[Equation]) -> Atom:
     """An atom that is zeros of the type; its equation, if it needs one, is appended."""
     if is_tape(t.dtype) and t.shape == ():
         tape = Var(t)

@@ -15,25 +15,37 @@ IDENTITIES = frozenset({"stop_gradient", "copy", "name"})
 
 
 def inline_calls(program: Program) -> Program:
-    """Replace every call by the equations of its program, in regions too."""
-    if not any(e.primitive.name in CALLS or e.primitive.name in IDENTITIES or e.primitive.regions for e in program.equations):
+    """Replace every call by the equations of its program, in regions too; identities go."""
+    return _inlined(program, IDENTITIES)
+
+
+def open_calls(program: Program) -> Program:
+    """Replace every call by the equations of its program, in regions too; names and other identities stay."""
+    return _inlined(program, frozenset())
+
+
+def _inlined(program: Program, identities: frozenset[str]) -> Program:
+    names = CALLS | identities
+    if not any(e.primitive.name in names or e.primitive.regions for e in program.equations):
         return program
     env: dict[Var, Atom] = {}
     constants = list(program.constants)
     equations: list[Equation] = []
     for eqn in program.equations:
-        _inline(eqn, env, constants, equations)
+        _inline(eqn, env, constants, equations, identities)
     outputs = rename(program.outputs, env)
     return program.replace(constants=constants, equations=equations, outputs=outputs)
 
 
-def _inline(eqn: Equation, env: dict[Var, Atom], constants: list[Constant], equations: list[Equation]) -> None:
+def _inline(
+    eqn: Equation, env: dict[Var, Atom], constants: list[Constant], equations: list[Equation], identities: frozenset[str]
+) -> None:
     inputs = substitute(eqn, env)
     kind = eqn.primitive.name
-    if kind in IDENTITIES:
+    if kind in identities:
         env[eqn.outputs[0]] = inputs[0]
     elif kind in CALLS:
-        body = inline_calls(eqn.params["program"])
+        body = _inlined(eqn.params["program"], identities)
         # One program may be called many times: each copy of its equations binds variables of its own.
         inner: dict[Var, Atom] = dict(zip(body.inputs, inputs))
         for c in body.constants:
@@ -47,5 +59,5 @@ def _inline(eqn: Equation, env: dict[Var, Atom], constants: list[Constant], equa
         for var, a in zip(eqn.outputs, body.outputs):
             env[var] = inner.get(a, a) if isinstance(a, Var) else a
     else:
-        eqn = map_regions(eqn, inline_calls)
+        eqn = map_regions(eqn, lambda p: _inlined(p, identities))
         equations.append(eqn.replace(inputs=inputs) if inputs != eqn.inputs else eqn)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from tracegrad.ir.program import Equation, Var
 
 MOVES = frozenset(
-    "broadcast_in_dim reshape transpose rev iota slice convert_element_type copy name dynamic_slice gather pad concatenate".split()
+    "broadcast_in_dim reshape transpose rev iota slice convert_element_type copy dynamic_slice gather pad concatenate".split()
 )
 """Operations that only move elements: reading them at their old place costs what reading a copy costs."""
 CHEAP = MOVES | frozenset(
@@ -70,7 +70,9 @@ def _operands(eqn: Equation) -> list[Var]:
 class _Closure:
     """Which values cheap operations make from those that are kept or at hand."""
 
-    def __init__(self, recipe: Callable[[Var], Equation | None], size: Callable[[Var], int], sizes: dict[Var, int], kept: set[Var]):
+    def __init__(
+        self, recipe: Callable[[Var], Equation | None], size: Callable[[Var], int], sizes: dict[Var, int], kept: set[Var]
+    ):
         self.recipe, self.size, self.sizes, self.kept = recipe, size, sizes, kept
         self.known: dict[Var, tuple[bool, int]] = {}
 

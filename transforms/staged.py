@@ -152,8 +152,8 @@ def finish_split(
             shared[var] = first
     outputs: list[Atom] = list(program.outputs[:n])
     position: dict[Any, tuple[str, int]] = {v: ("in", i) for i, v in enumerate(program.inputs)}
-    for i, a in enumerate(outputs):
-        position.setdefault(a, ("out", i))
+    for i, out in enumerate(outputs):
+        position.setdefault(out, ("out", i))
     fixed = {c.var: c.value for c in program.constants}
     # Inputs count less than their size, since the caller holds them for some time, if not for so long.
     at_hand = {*outputs, *fixed}
