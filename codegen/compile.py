@@ -14,6 +14,7 @@ from tracegrad.codegen.llvm_text import Writer
 from tracegrad.codegen.loop_sums import sum_products_after_loops
 from tracegrad.codegen.lower import lower_program
 from tracegrad.codegen.memory import plan_arena
+from tracegrad.codegen.physical_tapes import physical_tapes
 from tracegrad.codegen.residuals import recompute_residuals
 from tracegrad.codegen.rows import loop_over_rows
 from tracegrad.ir.program import Program
@@ -54,6 +55,7 @@ PREPARATION = (
     accumulate_in_windows,
     sum_products_after_loops,
     loop_over_rows,
+    physical_tapes,  # last: the others know what a tape holds
 )
 """The passes of the code generator's own, which may change how sums are rounded."""
 

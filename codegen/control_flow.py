@@ -19,6 +19,7 @@ from tracegrad.codegen.loop_ir import Index, Value
 from tracegrad.codegen.nests import PARALLEL_WORK, Group, tasks_of
 from tracegrad.codegen.plan import COSTS
 from tracegrad.codegen.reductions import as_lazy, flatten, unflatten
+from tracegrad.codegen.tape_memory import releasing
 from tracegrad.codegen.values import (
     IDENTICAL,
     INVARIANT,
@@ -215,7 +216,7 @@ def body_context(
     return inner
 
 
-def _buffers(forms: Sequence[Form]) -> set[Any]:
+def buffers_read(forms: Sequence[Form]) -> set[Any]:
     found: set[Any] = set()
     for f in forms:
         found.update(leaves_of(f))
@@ -238,9 +239,9 @@ def lower_scan(ctx: Context, eqn: Equation) -> None:
     stacked = [v if v.is_dense else ctx.temporary(v.type) for v in stacked]
     for place in stacked:
         ctx.before_overwrite(place.buffer)
-    carry = Carry(ctx, carry_atoms, outs[:n], _buffers(consts) | _buffers(xs))
+    carry = Carry(ctx, carry_atoms, outs[:n], buffers_read(consts) | buffers_read(xs))
     if length == 0:
-        _define_carry(ctx, carry, outs[:n], carry.inits)
+        define_carry(ctx, carry, outs[:n], carry.inits)
         for v, view in zip(outs[n:], stacked):
             ctx.define(v, view)
         return
@@ -249,13 +250,15 @@ def lower_scan(ctx: Context, eqn: Equation) -> None:
         i: Index = loop.index if not reverse else -loop.index + (length - 1)
         slices = [_slice_of(form, i) for form in xs]
         places = [_slice_of(v, i) for v in stacked]
-        inner = body_context(ctx, program, _buffers(consts) | _buffers(xs), program.outputs)
+        release = releasing(ctx.lowering, p)
+        inner = body_context(ctx, program, buffers_read(consts) | buffers_read(xs), program.outputs)
         inner.run([*consts, *carry.forms(loop.params), *slices])
         loop.yields = finish_body(inner, carry, program.outputs, places)
+        release()
 
-    count, each = (
-        (1, length) if n or b.parallel_depth or program.has_effects else tasks_of(length, length * _work_of(program), False)
-    )
+    # The records of tapes are in one list, and what has no memory for them leaves the function: that is for one thread.
+    alone = n or b.parallel_depth or program.has_effects or "frees" in p
+    count, each = (1, length) if alone else tasks_of(length, length * _work_of(program), False)
     if count > 1 and length * _work_of(program) >= PARALLEL_WORK:
         # nothing is carried: the iterations are divided among threads
         with b.parallel(count, frozenset(v.buffer for v in stacked)) as task:
@@ -265,14 +268,14 @@ def lower_scan(ctx: Context, eqn: Equation) -> None:
                 high = b.op("smin", "i64", high, b.const("i64", length))
             with b.loop(b.index(low), high, name="t", bounds=(0, length - 1)) as loop:
                 iteration(loop)
-        _define_carry(ctx, carry, outs[:n], [])
+        define_carry(ctx, carry, outs[:n], [])
         for v, view in zip(outs[n:], stacked):
             b.touch(view.buffer)
             ctx.define(v, View(v.type, view.buffer, view.offset, view.strides))
         return
     with b.loop(0, length, carry=carry.inits, name="t") as loop:
         iteration(loop)
-    _define_carry(ctx, carry, outs[:n], loop.results)
+    define_carry(ctx, carry, outs[:n], loop.results)
     for v, view in zip(outs[n:], stacked):
         b.touch(view.buffer)
         ctx.define(v, View(v.type, view.buffer, view.offset, view.strides))
@@ -292,7 +295,7 @@ def _work_of(program: Program) -> int:
     return total
 
 
-def _define_carry(ctx: Context, carry: Carry, outs: Sequence[Var], results: Sequence[Value]) -> None:
+def define_carry(ctx: Context, carry: Carry, outs: Sequence[Var], results: Sequence[Value]) -> None:
     for v, form in zip(outs, carry.forms(results)):
         if type(form) is View:
             ctx.b.touch(form.buffer)
@@ -326,23 +329,28 @@ def lower_while(ctx: Context, eqn: Equation) -> None:
     b = ctx.b
     cond_consts = [loop_operand(ctx, a) for a in cond_atoms]
     body_consts = [loop_operand(ctx, a) for a in body_atoms]
-    kept = _buffers(cond_consts) | _buffers(body_consts)
+    kept = buffers_read(cond_consts) | buffers_read(body_consts)
     carry = Carry(ctx, carry_atoms, eqn.outputs, kept)
 
     def head(params: list[Value]) -> Value:
+        release = releasing(ctx.lowering, p, "cond")
         inner = body_context(ctx, p["cond"], kept | set(carry.buffers), ())
         inner.run([*cond_consts, *carry.forms(params)])
         condition = inner.elements(p["cond"].outputs[0])[0]
         inner.flush_all()
+        release()
         return condition
 
     def body(params: list[Value]) -> list[Value]:
+        release = releasing(ctx.lowering, p)
         inner = body_context(ctx, p["body"], kept, p["body"].outputs)
         inner.run([*body_consts, *carry.forms(params)])
-        return finish_body(inner, carry, p["body"].outputs, ())
+        yields = finish_body(inner, carry, p["body"].outputs, ())
+        release()
+        return yields
 
     results = b.while_loop(carry.inits, head, body)
-    _define_carry(ctx, carry, eqn.outputs, results)
+    define_carry(ctx, carry, eqn.outputs, results)
 
 
 # ----------------------------------------------------------------------------------------------------------------------- cond
@@ -366,7 +374,7 @@ def lower_cond(ctx: Context, eqn: Equation) -> None:
         if place is None:
             place = ctx.allocate(v)
             ctx.before_overwrite(place.buffer)
-            if place.buffer in _buffers(forms):
+            if place.buffer in buffers_read(forms):
                 place = ctx.temporary(v.type)
         shared.add(place.buffer)
         places.append(place)
@@ -380,7 +388,7 @@ def lower_cond(ctx: Context, eqn: Equation) -> None:
             for a, place in zip(program.outputs, places):
                 if place is not None and isinstance(a, Var) and a not in program.inputs:
                     targets.setdefault(a, place)
-            inner = body_context(ctx, program, _buffers(forms) - shared, (), targets)
+            inner = body_context(ctx, program, buffers_read(forms) - shared, (), targets)
             inner.run(forms)
             inner.flush_all()
             scalars: list[Scalar] = []
@@ -487,7 +495,7 @@ def inline(ctx: Context, program: Program, forms: list[Form], outs: Sequence[Var
     for a, v in zip(program.outputs, outs):
         if v in ctx.targets and isinstance(a, Var) and a not in program.inputs:
             targets.setdefault(a, ctx.targets[v])
-    inner = Context(ctx.lowering, program, targets, ctx.protected | _buffers(forms))
+    inner = Context(ctx.lowering, program, targets, ctx.protected | buffers_read(forms))
     results = inner.run(forms)
     inner.flush_all()
     for v, form in zip(outs, results):

@@ -48,7 +48,9 @@ ALIGNMENT = {"f16": 2, "f32": 4, "f64": 8, "i1": 1, "i8": 1, "i16": 2, "i32": 4,
 
 _FLOAT_BINARY = frozenset(("fadd", "fsub", "fmul", "fdiv", "frem"))
 _INT_BINARY = frozenset(("add", "sub", "mul", "and", "or", "xor", "shl", "lshr", "ashr", "sdiv", "udiv", "srem", "urem"))
-_CASTS = frozenset(("sext", "zext", "trunc", "fptosi", "fptoui", "sitofp", "uitofp", "fpext", "fptrunc", "bitcast"))
+_CASTS = frozenset(
+    ("sext", "zext", "trunc", "fptosi", "fptoui", "sitofp", "uitofp", "fpext", "fptrunc", "bitcast", "inttoptr", "ptrtoint")
+)
 _INTRINSICS = {
     "fabs": 1, "sqrt": 1, "floor": 1, "ceil": 1, "fptrunc_toward_zero": 1, "rint": 1, "round": 1, "copysign": 2, "maximum": 2,
     "minimum": 2, "maxnum": 2, "minnum": 2, "fma": 3, "smax": 2, "smin": 2, "umax": 2, "umin": 2, "ctpop": 1, "fshl": 3,
@@ -164,6 +166,9 @@ class Writer:
             elif b.kind == "slots":
                 count = sum(c.kind == "constant" for c in self.function.buffers)
                 entry.append(f"  {name} = getelementptr inbounds ptr, ptr %constants, i64 {count}")
+            elif b.kind == "region":
+                count = sum(c.kind == "output" for c in self.function.buffers)
+                entry.append(f"  {name} = getelementptr inbounds ptr, ptr %outputs, i64 {count}")
             elif b.kind in ("input", "output", "constant"):
                 array = {"input": "%inputs", "output": "%outputs", "constant": "%constants"}[b.kind]
                 entry.append(f"  {name}.p = getelementptr inbounds ptr, ptr {array}, i64 {b.position}")
@@ -243,7 +248,7 @@ class Writer:
     # ---------------------------------------------------------------------------------------------------------------- aliasing
 
     def _scope(self, buffer: Buffer) -> int:
-        key = None if not buffer.mutable else buffer
+        key = None if not buffer.mutable and buffer.kind != "tape" else buffer
         found = self.scope_ids.get(key)
         if found is None:
             number = len(self.metadata)
@@ -628,10 +633,13 @@ class Writer:
         self._start(stay)
 
 
+_ELSEWHERE = ("pointer", "tape")
+
+
 def _apart(a: Buffer, b: Buffer) -> bool:
     """Whether two buffers never share a byte."""
-    if a.kind == "pointer" or b.kind == "pointer":
-        return not (a.mutable and b.mutable)
+    if a.kind in _ELSEWHERE or b.kind in _ELSEWHERE:
+        return not (a.kind in _ELSEWHERE and b.kind in _ELSEWHERE)
     if a.kind == "temp" and b.kind == "temp":
         if a.tasks > 1 and b.tasks > 1:  # two places in the frame of one task, or in frames that do not live at once
             return a.stride == b.stride and (a.position + a.room <= b.position or b.position + b.room <= a.position)

@@ -173,8 +173,9 @@ def index_level(index: Index) -> int:
 class Buffer:
     """Memory that loops read and write: an array given or returned, a constant, or a temporary in the arena.
 
-    kind: "input", "output", "constant", "slots" (the words behind the constants' addresses), "temp" or "pointer" (its address is a
-        value, `address`).
+    kind: "input", "output", "constant", "slots" (the words behind the constants' addresses), "region" (the word behind the outputs'
+        addresses), "temp", or memory outside of all of these, of tapes, whose address is a value, `address`: "pointer" while it is
+        written, "tape" when it is only read any more.
     position: which input, output or constant; for a temporary, its offset in the arena once that is planned.
     """
 
@@ -194,7 +195,7 @@ class Buffer:
 
     @property
     def mutable(self) -> bool:
-        return self.kind not in ("input", "constant", "slots") or self.spare
+        return self.kind not in ("input", "constant", "slots", "tape") or self.spare
 
     @property
     def nbytes(self) -> int:

@@ -33,8 +33,9 @@ import numpy as np
 from tracegrad.codegen import plan
 from tracegrad.codegen.builder import Builder
 from tracegrad.codegen.elementwise import DEAR, UNROLLED_CALLS
-from tracegrad.codegen.loop_ir import Buffer, Function, Index
+from tracegrad.codegen.loop_ir import Buffer, Function, Index, Value
 from tracegrad.codegen.nests import Group, emit_group, write_nest
+from tracegrad.codegen.tape_memory import Record, drop_record
 from tracegrad.codegen.values import (
     IDENTICAL,
     Form,
@@ -53,7 +54,7 @@ from tracegrad.codegen.values import (
     store,
 )
 from tracegrad.ir.primitive import Primitive
-from tracegrad.ir.program import Atom, Literal, Program, Var
+from tracegrad.ir.program import Atom, Equation, Literal, Program, Var
 from tracegrad.ir.types import ArrayType
 
 REGISTER_ELEMENTS = 64
@@ -75,6 +76,8 @@ class Lowering:
         self.inputs: dict[int, Buffer] = {}
         self.constants: list[np.ndarray] = []
         self.callbacks: list[Any] = []
+        self.records: dict[Value, tuple[Record, int]] = {}
+        """Of the addresses of tapes written by loops of this function: the record, and which of its tapes it is."""
 
     def slots(self) -> Buffer:
         """The words that follow the addresses of the constants: the handles of callbacks."""
@@ -105,6 +108,8 @@ class Context:
         self.scope = self.b.scopes[-1]
         self.late: frozenset[Var] = frozenset()
         """Outputs whose place the loop decides (its carry): they stay lazy, or wait in a group without a place."""
+        self.drops: dict[Equation, list[Value]] = {}
+        """The nodes of tapes that nobody reads after an equation."""
         for var, view in (targets or {}).items():
             self._aim(var, view)
 
@@ -352,6 +357,9 @@ class Context:
                 if type(a) is Var:
                     remaining[a] -= 1
             rule_of(eqn.primitive)(self, eqn)
+            if self.drops:
+                for node in self.drops.pop(eqn, ()):
+                    drop_record(self.lowering, node)
             for var in last[k]:
                 self.env.pop(var, None)
             if len(b.memo) > 20_000:

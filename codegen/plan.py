@@ -134,12 +134,12 @@ def _note_update(result: Plan, eqn: Any, a: Var) -> None:
             result.updated[eqn.outputs[0]] = a
     elif name == "reshape":
         result.updated[eqn.outputs[0]] = a
-    elif name == "scan":
-        first = eqn.params["num_consts"]
+    elif name in ("scan", "tape_scan"):
+        first = eqn.params["num_consts"] + (name == "tape_scan")
         for out, operand in zip(eqn.outputs, eqn.inputs[first : first + eqn.params["num_carry"]]):
             if operand is a:
                 result.updated[out] = a
-    elif name == "while":
+    elif name in ("while", "record_while"):
         first = eqn.params["cond_nconsts"] + eqn.params["body_nconsts"]
         for out, operand in zip(eqn.outputs, eqn.inputs[first:]):
             if operand is a:

@@ -15,6 +15,7 @@ from tracegrad.codegen import (
     sorting,
     special,
     structural,
+    tapes,
     windows,
 )
 
@@ -33,5 +34,6 @@ __all__ = [
     "sorting",
     "special",
     "structural",
+    "tapes",
     "windows",
 ]

@@ -2,7 +2,7 @@
 
 Operators and NumPy-like methods come from `ir.array.Array`, to which the public API attaches them; here is what needs the data:
 conversions, printing, exchange with other libraries, placement. Typed random keys hold their raw uint32 words, whose shape is the
-array's with the key's own appended.
+array's with the key's own appended; tapes hold their addresses (`runtime.tapes`), or objects where NumPy has made them.
 """
 
 from __future__ import annotations
@@ -14,8 +14,11 @@ import numpy as np
 
 from tracegrad.ir import dtypes
 from tracegrad.ir.array import Array
-from tracegrad.ir.types import ArrayType, KeyDType, key_dtype
+from tracegrad.ir.types import ArrayType, KeyDType, TapeDType, key_dtype
 from tracegrad.runtime.devices import CPU, CPU_SHARDING, CpuDevice, Shard, SingleDeviceSharding
+
+_OPAQUE = (KeyDType, TapeDType)
+"""Dtypes without numbers."""
 
 
 class ArrayImpl(Array):
@@ -32,10 +35,8 @@ class ArrayImpl(Array):
     # ------------------------------------------------------------------------------------------------- NumPy and other libraries
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        if isinstance(self.aval.dtype, KeyDType):
-            raise TypeError(
-                f"an array of random keys ({self.aval}) has no numbers for NumPy; random.key_data(keys) gives its raw uint32 words"
-            )
+        if isinstance(self.aval.dtype, _OPAQUE):
+            raise TypeError(f"{self._opaque()} has no numbers for NumPy; {self._instead('random.key_data(keys) gives its raw uint32 words')}")
         data = self._np
         if dtype is not None and dtype != data.dtype:
             if copy is False:
@@ -68,11 +69,23 @@ class ArrayImpl(Array):
         return data.__dlpack__() if max_version is None else data.__dlpack__(max_version=max_version, dl_device=dl_device)
 
     def _numeric(self) -> np.ndarray:
-        if isinstance(self.aval.dtype, KeyDType):
-            raise BufferError(f"an array of random keys ({self.aval}) cannot be exported; export random.key_data(keys)")
+        if isinstance(self.aval.dtype, _OPAQUE):
+            raise BufferError(f"{self._opaque()} cannot be exported; {self._instead('export random.key_data(keys)')}")
         return self._np
 
+    def _opaque(self) -> str:
+        """What an array without numbers holds."""
+        return f"an array of {'random keys' if isinstance(self.aval.dtype, KeyDType) else 'tapes'} ({self.aval})"
+
+    def _instead(self, for_keys: str) -> str:
+        """What to do with an array without numbers."""
+        if isinstance(self.aval.dtype, KeyDType):
+            return for_keys
+        return "it is what reverse mode keeps of a loop of unknown length, for the backward pass in this process"
+
     def __reduce__(self) -> Any:
+        if isinstance(self.aval.dtype, TapeDType):
+            raise TypeError(f"{self._opaque()} cannot be pickled; {self._instead('')}")
         dtype = self.aval.dtype
         return _restore, (np.asarray(self._np, order="C"), self.aval.weak, dtype.impl if isinstance(dtype, KeyDType) else None)
 
@@ -85,14 +98,14 @@ class ArrayImpl(Array):
     # ------------------------------------------------------------------------------------------------------------- Python numbers
 
     def _scalar(self) -> np.ndarray:
-        if self.aval.shape or isinstance(self.aval.dtype, KeyDType):
-            what = "random keys" if isinstance(self.aval.dtype, KeyDType) else f"got arr.ndim={self.ndim}"
+        if self.aval.shape or isinstance(self.aval.dtype, _OPAQUE):
+            what = f"got {self._opaque()}" if isinstance(self.aval.dtype, _OPAQUE) else f"got arr.ndim={self.ndim}"
             raise TypeError(f"Only scalar arrays can be converted to Python scalars; {what}")
         return self._np
 
     def __bool__(self) -> bool:
-        if isinstance(self.aval.dtype, KeyDType):
-            raise TypeError("an array of random keys cannot be converted to a boolean")
+        if isinstance(self.aval.dtype, _OPAQUE):
+            raise TypeError(f"{self._opaque()} cannot be converted to a boolean")
         size = self.aval.size
         if size == 1:
             return bool(self._np.any())
@@ -159,6 +172,8 @@ class ArrayImpl(Array):
         dtype = self.aval.dtype
         if isinstance(dtype, KeyDType):
             return f"Array({self.aval.shape}, dtype={dtype.name}) overlaying:\n{self._np}"
+        if isinstance(dtype, TapeDType):
+            return f"Array({self.aval.shape}, dtype={dtype.name})"
         tail = f"dtype={dtype.name}{', weak_type=True' if self.aval.weak else ''})"
         if not self.aval.size:
             return f"Array([], shape={self.aval.shape}, {tail}"
@@ -169,10 +184,10 @@ class ArrayImpl(Array):
         return f"Array({text},{gap}{tail}"
 
     def __str__(self) -> str:
-        return repr(self) if isinstance(self.aval.dtype, KeyDType) else str(self._np)
+        return repr(self) if isinstance(self.aval.dtype, _OPAQUE) else str(self._np)
 
     def __format__(self, spec: str) -> str:
-        if isinstance(self.aval.dtype, KeyDType):
+        if isinstance(self.aval.dtype, _OPAQUE):
             return format(repr(self), spec)
         return format(self._np if self.aval.shape else self._np[()], spec)
 

@@ -1,7 +1,8 @@
 """The eager interpreter: operations outside every transformation are computed at once, by the NumPy meaning of their primitive.
 
-Nothing is compiled here, with two exceptions that would be hopeless one step at a time: nested jitted functions, and the loops
-`scan` and `while`. They go to compiled code (`install_compiled`, called by `runtime.jit`) unless `disable_jit` is set.
+Nothing is compiled here, with exceptions that would be hopeless one step at a time: nested jitted functions, loops, and whatever
+touches tapes, which are made by compiled loops. They go to compiled code (`install_compiled`, called by `runtime.jit`) unless
+`disable_jit` is set.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import numpy as np
 from tracegrad.ir import bind, evaluate
 from tracegrad.ir.config import config
 from tracegrad.ir.primitive import Primitive
-from tracegrad.ir.types import ArrayType, KeyDType
+from tracegrad.ir.types import ArrayType, evaluated_as, is_tape
 from tracegrad.runtime.array import ArrayImpl, wrap
 from tracegrad.tracer import errors
 from tracegrad.tracer.tracer import Tracer
@@ -22,7 +23,7 @@ from tracegrad.tracer.tracer import Tracer
 Compiled = Callable[[Primitive, tuple[Any, ...], dict[str, Any]], tuple[Any, ...]]
 
 _compiled: Compiled | None = None
-_COMPILED = frozenset({"call", "scan", "while"})
+_COMPILED = frozenset({"call", "scan", "while", "record_while", "tape_scan"})
 _INTERPRETED_CALLS = frozenset({"custom_jvp_call", "custom_vjp_call", "custom_vmap_call", "checkpoint"})
 
 
@@ -33,9 +34,9 @@ def install_compiled(run: Compiled) -> None:
 
 
 def raw(x: Any, aval: ArrayType) -> np.ndarray:
-    """The NumPy array behind a value, of exactly the type's dtype (typed keys: their uint32 words)."""
+    """The NumPy array behind a value, of exactly the type's dtype (typed keys: their uint32 words; tapes: objects)."""
     if isinstance(x, ArrayImpl):
-        return x._np
+        return _tape_objects(x._np, aval) if is_tape(aval.dtype) else x._np
     if isinstance(x, Tracer):
         raise errors.escaped_tracer_error(x)
     return np.asarray(x, aval.dtype)
@@ -61,6 +62,8 @@ class Eager:
             key, out_types = None, None
         if out_types is None:
             out_types = primitive.type_rule(*in_types, **params)
+            if any([is_tape(t.dtype) for t in (*in_types, *out_types)]):
+                return self._on_tapes(primitive, args, in_types, out_types, params)
             if key is not None and not primitive.effect:
                 if len(self.types) > 20000:
                     self.types.clear()
@@ -71,6 +74,14 @@ class Eager:
             results = _own(results, [a for a, x in zip(arrays, args) if isinstance(x, np.ndarray)])
         if config.debug_nans or config.debug_infs:
             check_finite(name, results)
+        return tuple([_wrapped(r, t) for r, t in zip(results, out_types)])
+
+    def _on_tapes(
+        self, primitive: Primitive, args: tuple[Any, ...], in_types: Any, out_types: Any, params: dict[str, Any]
+    ) -> tuple[Any, ...]:
+        if not config.disable_jit and _compiled is not None:
+            return _compiled(primitive, args, params)
+        results = primitive.evaluate(*[raw(x, t) for x, t in zip(args, in_types)], **params)
         return tuple([_wrapped(r, t) for r, t in zip(results, out_types)])
 
     def _user(self, primitive: Primitive, args: tuple[Any, ...], params: dict[str, Any]) -> tuple[Any, ...]:
@@ -112,6 +123,15 @@ class Eager:
         return tuple([_wrapped(r, t) for r, t in zip(results, out_types)])
 
 
+def _tape_objects(data: np.ndarray, aval: ArrayType) -> np.ndarray:
+    """An array of tapes as NumPy computes with it, copied out of native memory if it is there."""
+    if data.dtype == object:
+        return data
+    from tracegrad.runtime import tapes  # most programs have none
+
+    return tapes.to_objects(data, aval)
+
+
 def _fresh(x: Any) -> ArrayImpl:
     """A number or NumPy array that others may hold, as an array of ours."""
     aval = _type(x)
@@ -133,7 +153,7 @@ def _wrapped(result: Any, aval: ArrayType) -> ArrayImpl:
     if isinstance(result, ArrayImpl):
         return result if result.aval is aval else ArrayImpl(result._np, aval)
     if type(result) is not np.ndarray:
-        result = np.asarray(result, None if isinstance(aval.dtype, KeyDType) else aval.dtype)
+        result = np.asarray(result, evaluated_as(aval)[1])
     return wrap(result, aval)
 
 

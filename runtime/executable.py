@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from tracegrad.codegen.tape_memory import NO_MEMORY
 from tracegrad.ir.program import Literal, Program, Var
-from tracegrad.ir.types import ArrayType, is_key
-from tracegrad.runtime import callbacks, engine
+from tracegrad.ir.types import ArrayType, is_key, is_tape
+from tracegrad.runtime import callbacks, engine, tapes
 from tracegrad.runtime.array import ArrayImpl, wrap
 from tracegrad.runtime.buffers import ALIGNMENT, ARENA, allocate, pointer, result
 from tracegrad.runtime.compilation import Compiled, compiled
@@ -27,7 +28,10 @@ def physical(t: ArrayType) -> tuple[tuple[int, ...], Any]:
     """The shape and dtype of the memory of a value of type `t`."""
     if is_key(t.dtype):
         return (*t.shape, *t.dtype.base_shape), np.dtype(np.uint32)
-    return t.shape, t.dtype
+    return t.shape, _WORD if is_tape(t.dtype) else t.dtype
+
+
+_WORD = np.dtype(np.uint64)
 
 
 def settle(optimized: Program) -> tuple[Program, list[tuple[str, Any]]]:
@@ -55,13 +59,13 @@ def _memory(t: ArrayType) -> tuple[tuple[int, ...], Any, int]:
 
 
 class _Frame:
-    """The two arrays of pointers of one call of native code, kept for the next call."""
+    """The two arrays of pointers of one call of native code, kept for the next call. The word behind the outputs is for tapes."""
 
     __slots__ = ("parts",)
 
     def __init__(self, inputs: int, outputs: int):
         i = (ctypes.c_size_t * max(inputs, 1))()
-        o = (ctypes.c_size_t * max(outputs, 1))()
+        o = (ctypes.c_size_t * (outputs + 1))()
         self.parts = (i, o, ctypes.addressof(i), ctypes.addressof(o))
 
 
@@ -79,6 +83,7 @@ class Executable:
         self.sources: list[tuple[str, Any]] = [
             (kind, wrap(which, t)._np if kind == "constant" else which) for (kind, which), t in zip(places, self.out_types)
         ]
+        self._tapes = any([is_tape(t.dtype) for t in (*self.in_types, *self.out_types)])
         self._plain = all(kind == "result" for kind, _ in places) and len(self.computed.outputs) == len(places)
         self.code: Compiled | None = None
         self._entry: Any = None
@@ -97,11 +102,14 @@ class Executable:
         self._out = [_memory(a.type) for a in self.computed.outputs]
         self._arena_size = code.arena_size
         self._effects = self.computed.has_effects or bool(code.callbacks)
+        self._makes_tapes = "tg.tapes.new" in code.externals
         self._frames: list[_Frame] = []
 
     def __call__(self, args: Sequence[Any]) -> list[ArrayImpl]:
         """The outputs for values (arrays, NumPy arrays, numbers) of exactly the input types."""
         arrays = [x._np if type(x) is ArrayImpl else _convert(x, t) for x, t in zip(args, self.in_types)]
+        if self._tapes:
+            arrays = [_words(x, t) if is_tape(t.dtype) else x for x, t in zip(arrays, self.in_types)]
         results: list[np.ndarray] = []
         if self._entry is not None:
             self._run(arrays, results)
@@ -123,6 +131,8 @@ class Executable:
         for i, (shape, dtype, nbytes) in enumerate(self._out):
             x, outputs[i] = result(shape, dtype, nbytes)
             results.append(x)
+        if self._makes_tapes:
+            outputs[len(results)] = 0
         if self._effects:
             # A program that calls back into Python needs scratch memory of its own: others may run before it returns.
             block = allocate(self._arena_size + ALIGNMENT)
@@ -132,9 +142,27 @@ class Executable:
             status = self._entry(
                 inputs_at, outputs_at, self._constants, ARENA.reserve(self._arena_size) if self._arena_size else None
             )
+        made = outputs[len(results)] if self._makes_tapes else 0
         self._frames.append(frame)
+        if self._tapes and not status:
+            self._own(made, arrays, results)
+        elif made:
+            tapes.release(made)
+        if status == NO_MEMORY:
+            raise MemoryError(
+                f"{self.name}: no memory for the values that a loop of unknown length keeps for reverse mode, or more than 2^31 - 1 steps"
+            )
         if status or self._effects:
             callbacks.raise_pending(status)
+
+    def _own(self, made: int, arrays: list[np.ndarray], results: list[np.ndarray]) -> None:
+        """Let the arrays of tapes among the results keep the tapes alive, those made by the call and those they may have from its inputs."""
+        owners = tapes.owners_of(arrays)
+        if made:
+            owners.append(tapes.Region(made, owners))
+        for i, a in enumerate(self.computed.outputs):
+            if is_tape(a.type.dtype):
+                results[i] = tapes.owned(results[i], owners)
 
     def _output(
         self, kind: str, which: Any, t: ArrayType, args: Sequence[Any], arrays: list[np.ndarray], results: list[np.ndarray]
@@ -148,6 +176,11 @@ class Executable:
         if type(x) is ArrayImpl:
             return ArrayImpl(x._np, t)
         return wrap(np.array(arrays[which]), t)  # a copy: the caller may write to their NumPy array
+
+
+def _words(x: np.ndarray, t: ArrayType) -> np.ndarray:
+    """The addresses of tapes, which are written to native memory if they are in NumPy's hands."""
+    return tapes.to_words(x, t) if x.dtype == object else x
 
 
 def _convert(x: Any, t: ArrayType) -> np.ndarray:

@@ -2,6 +2,7 @@
 
     tg.blas.sgemm, tg.lapack.dpotrf      routines in scipy.linalg.cython_blas and cython_lapack (Fortran's conventions)
     tg.pool.run                          runs the tasks of a parallel loop (runtime/threads.py)
+    tg.tapes.new                         memory for tapes (runtime/tapes.py)
     tg.threads.set                       sets how many threads BLAS uses
     tg.fft.d.rfft_n_even                 the inner loop of NumPy's pocketfft ufunc, f64 ("d") or f32 ("s")
     tg.fft.d.fft.data                    the datum that belongs to the loop
@@ -183,9 +184,16 @@ def _pool(name: str) -> int:
     return threads.address(name)
 
 
+def _tapes(name: str) -> int:
+    from tracegrad.runtime import tapes
+
+    return tapes.address(name)
+
+
 _FINDERS = {
     "pool": _pool,
     "blas": _blas,
+    "tapes": _tapes,
     "threads": _threads,
     "lapack": _lapack,
     "fft": _fft,

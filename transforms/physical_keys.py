@@ -14,7 +14,8 @@ from tracegrad.ir import ops, source
 from tracegrad.ir.bind import bind, type_of
 from tracegrad.ir.primitive import REGISTRY
 from tracegrad.ir.program import Equation, Literal, Program, Var
-from tracegrad.ir.types import ArrayType, is_key
+from tracegrad.ir.tapes import empty_tape_p
+from tracegrad.ir.types import ArrayType, is_key, is_tape, tape_dtype
 from tracegrad.transforms.staged import stage
 
 UINT32 = np.dtype(np.uint32)
@@ -23,15 +24,21 @@ Rule = Callable[[tuple[ArrayType, ...], tuple[ArrayType, ...], Sequence[Any], Pa
 
 
 def physical_type(t: ArrayType) -> ArrayType:
-    """The type of the words of keys; other types as they are."""
+    """The type of the words of keys, and of tapes of them; other types as they are."""
+    if is_tape(t.dtype):
+        return ArrayType(t.shape, tape_dtype(physical_type(t.dtype.element)))
     return ArrayType(t.shape + t.dtype.base_shape, UINT32) if is_key(t.dtype) else t
 
 
+def _holds_keys(dtype: Any) -> bool:
+    return is_key(dtype) or is_tape(dtype) and _holds_keys(dtype.element.dtype)
+
+
 def mentions_keys(program: Program) -> bool:
-    """Whether a program, its regions included, has a value that is a key."""
-    if any(is_key(v.type.dtype) for v in program.inputs) or any(is_key(c.var.type.dtype) for c in program.constants):
+    """Whether a program, its regions included, has a value that is a key or a tape of keys."""
+    if any(_holds_keys(v.type.dtype) for v in program.inputs) or any(_holds_keys(c.var.type.dtype) for c in program.constants):
         return True
-    return any(is_key(v.type.dtype) for eqn in program.equations for v in eqn.outputs) or any(
+    return any(_holds_keys(v.type.dtype) for eqn in program.equations for v in eqn.outputs) or any(
         mentions_keys(region) for eqn in program.equations for _, region in eqn.regions()
     )
 
@@ -70,6 +77,8 @@ def _apply(eqn: Equation, args: Sequence[Any]) -> Sequence[Any]:
         if rule is None:
             raise NotImplementedError(f"{eqn.primitive.name} is not defined for random keys; use random.key_data to get numbers")
         return rule(in_types, out_types, args, params)
+    elif eqn.primitive is empty_tape_p:
+        params = {"element": physical_type(params["element"])}
     return bind(eqn.primitive, *args, **params)
 
 
