@@ -168,8 +168,14 @@ def _reduce_elements(b: Builder, form: Scalars, reduction: Reduction, out: Any) 
 
 
 def tree(b: Builder, reduction: Reduction, parts: list[Scalar]) -> Scalar:
+    name, dtype = reduction.name, reduction.dtype
+
+    def both(x: Scalar, y: Scalar) -> Scalar:
+        # Of single numbers the greater is found sooner by comparing: LLVM's maximum looks at the sign in a general register.
+        return scalars.apply(b, name, dtype, dtype, [x, y], {}) if name in ("max", "min") else reduction.combine(b, x, y)
+
     while len(parts) > 1:
-        paired = [reduction.combine(b, x, y) for x, y in zip(parts[::2], parts[1::2])]
+        paired = [both(x, y) for x, y in zip(parts[::2], parts[1::2])]
         parts = paired + parts[len(paired) * 2 :]
     return parts[0]
 

@@ -419,16 +419,26 @@ def cbrt(w: Writer, x: str) -> str:
     return w.select(keep, x, w.copysign(y, x))
 
 
+def _power_in_double(w: Writer, a: str, y: str) -> str:
+    """2**(y log2 a) for positive finite a in f32, through doubles of just the precision needed, without a division: loops of few numbers wait
+    for each step of it."""
+    wide = Writer("f64")
+    wide.lines, wide.intrinsics, wide.calls = w.lines, w.intrinsics, w.calls
+    bits = wide.to_bits(w.widen(a))  # never subnormal there
+    e = wide.ashr(wide.isub(bits, 0x3FE6A09E667F3BCD), wide.mantissa)
+    f = wide.sub(wide.from_bits(wide.isub(bits, wide.shl(e, wide.mantissa))), 1.0)
+    p = wide.muladd(f, wide.polynomial(f, c.POW_LOG2), wide.to_float(e))
+    q = _clamp(wide, wide.mul(w.widen(y), p), -160.0, 130.0)
+    n, n_int = wide.round_to_int(q)
+    return w.narrow(wide.mul(wide.polynomial(wide.sub(q, n), c.POW_EXP2), wide.power_of_two(n_int)))
+
+
 @function(2)
 def pow_(w: Writer, x: str, y: str) -> str:
     """exp(y log |x|), the logarithm to more than twice the precision of the result, then the sign and the special cases of C99 (annex F)."""
     a = w.abs(x)
     if w.single:
-        w.calls.add(("exp", "f64"))
-        wide = Writer("f64")
-        wide.lines, wide.intrinsics, wide.calls = w.lines, w.intrinsics, w.calls
-        product = wide.mul(w.widen(y), _log_of(wide, w.widen(a)))
-        power = w.narrow(wide.call("exp", product))
+        power = _power_in_double(w, a, y)
     else:
         hi, lo = _log_in_two_parts(w, a)
         p = w.mul(y, hi)
