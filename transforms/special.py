@@ -84,7 +84,14 @@ def _bessel_i1e_partial(ans: Any, x: Any) -> Any:
     zero = ops.eq(x, 0.0)
     nonzero = ops.select(zero, scalar(1, dtype), x)
     slope = ops.sub(ops.bessel_i0e(x), ops.mul(ans, ops.add(ops.sign(x), ops.div(1.0, nonzero))))
-    return ops.select(zero, scalar(0.5, dtype), slope)
+    # At 0, where the sign of x counts as 0, it is the derivative of I1: 1/2 + 3 x^2/16 + ..., a polynomial for the sake of its own derivatives.
+    square = ops.square(x)
+    series = [(2 * m + 1) / (4**m * 2 * math.factorial(m) * math.factorial(m + 1)) for m in range(6)]
+    near = ops.mul(square, series.pop())
+    for coefficient in reversed(series[1:]):
+        near = ops.mul(ops.add(near, coefficient), square)
+    near = ops.add(near, series[0])
+    return ops.select(zero, near, slope)
 
 
 partials(s.bessel_i1e_p, _bessel_i1e_partial)

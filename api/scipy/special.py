@@ -45,8 +45,15 @@ digamma = psi = _unary("digamma", ops.digamma, "The derivative of gammaln.")
 expit = _unary("expit", ops.logistic, "1 / (1 + exp(-x)).")
 i0e = _unary("i0e", ops.bessel_i0e, "exp(-|x|) times the modified Bessel function of order 0.")
 i1e = _unary("i1e", ops.bessel_i1e, "exp(-|x|) times the modified Bessel function of order 1.")
-i0 = _unary("i0", lambda x: ops.mul(ops.exp(ops.abs(x)), ops.bessel_i0e(x)), "The modified Bessel function of order 0.")
-i1 = _unary("i1", lambda x: ops.mul(ops.exp(ops.abs(x)), ops.bessel_i1e(x)), "The modified Bessel function of order 1.")
+
+
+def _unscaled(x: Any, scaled: Any) -> Any:
+    # exp(|x|), written so that the derivative of |x| at 0 is 0 as in the derivatives of the scaled functions.
+    return ops.mul(ops.exp(ops.mul(x, ops.sign(x))), scaled)
+
+
+i0 = _unary("i0", lambda x: _unscaled(x, ops.bessel_i0e(x)), "The modified Bessel function of order 0.")
+i1 = _unary("i1", lambda x: _unscaled(x, ops.bessel_i1e(x)), "The modified Bessel function of order 1.")
 
 
 def softmax(x: Any, /, *, axis: Any = None) -> Any:
