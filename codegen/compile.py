@@ -10,6 +10,7 @@ import numpy as np
 
 from tracegrad.codegen import target as targets
 from tracegrad.codegen.accumulation import accumulate_in_windows
+from tracegrad.codegen.layouts import transpose_late
 from tracegrad.codegen.llvm_text import Writer
 from tracegrad.codegen.loop_sums import sum_products_after_loops
 from tracegrad.codegen.lower import lower_program
@@ -51,6 +52,7 @@ class CompiledObject:
 
 
 PREPARATION = (
+    transpose_late,  # first: the others look for rows and products where they lie
     recompute_residuals,
     accumulate_in_windows,
     sum_products_after_loops,

@@ -1,0 +1,110 @@
+"""Transpositions move behind what is computed of them; values stay what they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.codegen_harness import check, staged
+from tracegrad.codegen.layouts import transpose_late
+from tracegrad.ir import ops
+from tracegrad.ir.config import config
+from tracegrad.ir.evaluate import evaluate
+from tracegrad.ir.program import Program
+from tracegrad.ir.verify import verify
+from tracegrad.tracer.control_flow import scan
+
+
+@pytest.fixture(autouse=True)
+def _wide_types() -> Iterator[None]:
+    with config.override("enable_x64", True):
+        yield
+
+
+def draw(*shape: int) -> np.ndarray:
+    return np.random.default_rng(sum(shape)).normal(size=shape)
+
+
+def moved(f: Any, *args: np.ndarray) -> Program:
+    """The program with its transpositions late, which gives what it gave."""
+    before = staged(f, *args)
+    after = transpose_late(before)
+    verify(after, "transpose_late")
+    for x, y in zip(evaluate(before, *args), evaluate(after, *args), strict=True):
+        np.testing.assert_allclose(y, x, rtol=1e-12, atol=1e-12)
+    check(f, *args)
+    return after
+
+
+def names(program: Program) -> list[str]:
+    return [e.primitive.name for e in program.equations]
+
+
+def test_elementwise_operations_and_reductions_are_done_in_memory_order() -> None:
+    def f(x: Any) -> Any:
+        y = ops.transpose(x, (2, 0, 1))
+        z = ops.sub(ops.mul(y, y), ops.exp(y))
+        return [ops.reduce_sum(z, (2,)), ops.reduce_max(z, (0,)), ops.reduce_sum(z, (0, 1, 2))]
+
+    program = moved(f, draw(5, 30, 7))
+    assert names(program).count("transpose") == 1  # of the first result
+    (last,) = [e for e in program.equations if e.primitive.name == "transpose"]
+    assert last.inputs[0].type.shape == (5, 7)
+
+
+def test_a_broadcast_beside_a_transposition_is_made_in_its_order() -> None:
+    def f(x: Any, row: Any, matrix: Any) -> Any:
+        y = ops.transpose(x, (1, 2, 0))
+        y = ops.add(y, ops.broadcast_in_dim(row, y.shape, (1,)))
+        y = ops.mul(y, ops.broadcast_in_dim(matrix, y.shape, (0, 2)))
+        return [ops.reduce_sum(y, (1,))]
+
+    program = moved(f, draw(20, 9, 31), draw(31), draw(9, 20))
+    assert all(e.inputs[0].type.size <= 180 for e in program.equations if e.primitive.name == "transpose")
+
+
+@pytest.mark.parametrize("axes", [(0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0)])
+@pytest.mark.parametrize("others", [(0, 1, 2), (2, 0, 1), (1, 2, 0)])
+def test_products_take_the_axes_of_their_operands_as_they_lie(axes: Any, others: Any) -> None:
+    a, c = draw(*np.array([6, 8, 9])[np.argsort(axes)]), draw(*np.array([6, 8, 11])[np.argsort(others)])
+
+    def f(a: Any, c: Any) -> Any:
+        x, y = ops.transpose(a, axes), ops.transpose(c, others)
+        batched = ops.dot_general(ops.mul(x, 2.0), y, (((1,), (1,)), ((0,), (0,))))
+        two_free = ops.dot_general(x, y, (((1,), (1,)), ((), ())))
+        return [batched, two_free]
+
+    assert "transpose" not in names(moved(f, a, c))[:3]
+
+
+def test_inverses_meet() -> None:
+    def f(x: Any) -> Any:
+        y = ops.tanh(ops.transpose(x, (1, 0)))
+        return [ops.transpose(ops.mul(y, 3.0), (1, 0)), ops.select(ops.lt(y, 0.0), y, ops.neg(y))]
+
+    program = moved(f, draw(40, 30))
+    assert names(program).count("transpose") == 1
+
+
+def test_operands_of_two_minds_stay() -> None:
+    def f(x: Any, y: Any) -> Any:
+        return [ops.add(ops.transpose(x, (1, 0)), y), ops.mul(ops.transpose(x, (1, 0)), x)]
+
+    before = staged(f, draw(30, 30), draw(30, 30))
+    assert names(transpose_late(before)).count("transpose") == names(before).count("transpose")
+
+
+def test_inside_loops() -> None:
+    def f(x: Any, xs: Any) -> Any:
+        def step(c: Any, s: Any) -> Any:
+            t = ops.transpose(ops.add(c, s), (1, 0))
+            return ops.transpose(ops.sin(t), (1, 0)), ops.reduce_sum(t, (0,))
+
+        return list(scan(step, x, xs))
+
+    program = moved(f, draw(20, 30), draw(3, 20, 30))
+    (loop,) = program.equations
+    assert "transpose" not in names(loop.params["body"])
