@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Hashable, Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ import numpy as np
 from tracegrad.ir import ops
 from tracegrad.ir.bind import bind1, type_of
 from tracegrad.ir.primitive import Declined, Primitive
+from tracegrad.ir.reductions import greatest, least
 from tracegrad.ir.types import ArrayType
 from tracegrad.tracer.pytree import tree_map
 from tracegrad.transforms.batch import named_axis
@@ -43,191 +45,309 @@ axis_index_p = Primitive("axis_index", _axis_index_type, _unbound, "collectives"
 """The number of the example along the axis."""
 
 AxisName = Hashable | Sequence[Hashable]
+Groups = Sequence[Sequence[int]] | None
+
+
+class _Team:
+    """The examples that a collective is over: those along one or more named axes, together or divided into groups.
+
+    Examples along several axes are numbered with the first axis slowest. size: of a group, the largest if they differ.
+    """
+
+    __slots__ = ("axes", "size", "groups", "equal")
+
+    def __init__(self, what: str, axis_name: AxisName, groups: Groups, equal: bool = True):
+        self.axes = [named_axis(name) for name in _names(axis_name)]
+        self.size = total = prod([axis.size for axis in self.axes])
+        self.groups = None if groups is None else [[operator.index(i) for i in group] for group in groups]
+        self.equal = True
+        if self.groups is not None:
+            if sorted([i for group in self.groups for i in group]) != list(range(total)):
+                raise ValueError(
+                    f"{what}: axis_index_groups must cover all indices exactly once, that is 0 to {total - 1}, got {groups!r}"
+                )
+            sizes = {len(group) for group in self.groups}
+            self.size = max(sizes)
+            self.equal = len(sizes) == 1
+            if equal and not self.equal:
+                raise ValueError(f"{what}: axis_index_groups must all be the same size, got {groups!r}")
+
+    def number(self) -> Any:
+        """The number of the example among all."""
+        index: Any = np.int32(0)
+        for axis in self.axes:
+            own = bind1(axis_index_p, axis_name=axis.name, axis_size=axis.size)
+            index = own if type(index) is np.int32 else ops.add(ops.mul(index, axis.size), own)
+        return index
+
+    def everyone(self, x: Any) -> Any:
+        """The values of all examples, in front."""
+        shape = type_of(x).shape
+        for axis in reversed(self.axes):
+            x = bind1(all_gather_p, x, axis_name=axis.name, axis_size=axis.size)
+        return x if len(self.axes) == 1 else ops.reshape(x, (prod([axis.size for axis in self.axes]), *shape))
+
+    def rows(self, x: Any, identity: Any = None) -> Any:
+        """The values of the group, in its order, in front; `identity` stands for those that a smaller group lacks."""
+        rows = self.everyone(x)
+        if self.groups is None:
+            return rows
+        t = type_of(rows)
+        if not self.equal:
+            rows = ops.pad(rows, identity, ((0, 1, 0), *[(0, 0, 0)] * (t.ndim - 1)))
+        members = np.full((t.shape[0], self.size), t.shape[0], np.int32)
+        for group in self.groups:
+            members[group, : len(group)] = group
+        return ops.gather(
+            rows,
+            ops.reshape(_row(members, self.number(), 0), (self.size, 1)),
+            offset_dims=range(1, t.ndim),
+            collapsed_slice_dims=(0,),
+            start_index_map=(0,),
+            slice_sizes=(1, *t.shape[1:]),
+            mode="promise_in_bounds",
+        )
+
+    def position(self) -> Any:
+        """The position of the example in its group."""
+        return self.number() if self.groups is None else self._looked_up(lambda group: range(len(group)))
+
+    def members(self) -> Any:
+        """The size of the example's group; a Python number if all have the same."""
+        return self.size if self.equal else self._looked_up(lambda group: [len(group)] * len(group))
+
+    def _looked_up(self, values: Callable[[list[int]], Sequence[int]]) -> Any:
+        groups = self.groups or []
+        table = np.zeros(sum(map(len, groups)), np.int32)
+        for group in groups:
+            table[group] = values(group)
+        return _row(table, self.number(), 0)
 
 
 def _names(axis_name: AxisName) -> tuple[Hashable, ...]:
     return tuple(axis_name) if isinstance(axis_name, (tuple, list)) else (axis_name,)
 
 
-def _one(what: str, axis_name: AxisName) -> Axis:
+def _apart(axis_name: AxisName) -> tuple[tuple[Hashable, ...], tuple[int, ...]]:
+    """(names, positional dimensions)."""
     names = _names(axis_name)
-    if len(names) != 1:
-        raise NotImplementedError(f"{what} takes a single axis name, got {axis_name!r}; apply it once for each axis")
-    return named_axis(names[0])
+    return tuple([n for n in names if type(n) is not int]), tuple([n for n in names if type(n) is int])
 
 
-def _gathered(x: Any, axis: Axis) -> Any:
-    return bind1(all_gather_p, x, axis_name=axis.name, axis_size=axis.size)
-
-
-def _no_groups(what: str, groups: Any) -> None:
-    if groups is not None:
-        raise NotImplementedError(
-            f"{what}: axis_index_groups is not supported; reshape the axis into two nested vmaps, one of them named"
-        )
-
-
-def _reducing(what: str, reduce: Callable[..., Any]) -> Callable[..., Any]:
-    def collective(x: Any, axis_name: AxisName, *, axis_index_groups: Any = None) -> Any:
-        _no_groups(what, axis_index_groups)
-        axes = [named_axis(name) for name in _names(axis_name)]
+def _reducing(
+    what: str, reduce: Callable[..., Any], identity: Callable[[np.dtype[Any]], Any]
+) -> Callable[[Any, AxisName, Groups], Any]:
+    def collective(x: Any, axis_name: AxisName, axis_index_groups: Groups = None) -> Any:
+        names, positional = _apart(axis_name)
+        if axis_index_groups is not None and (positional or not names):
+            raise ValueError(f"{what}: axis_index_groups is only about named axes, got the axes {axis_name!r}")
+        team = _Team(what, names, axis_index_groups, equal=False) if names else None
 
         def on_leaf(leaf: Any) -> Any:
-            for axis in axes:
-                leaf = reduce(_gathered(leaf, axis), (0,))
-            return leaf
+            t = type_of(leaf)
+            for d in positional:
+                if not -t.ndim <= d < t.ndim:
+                    raise ValueError(f"{what}: axis {d} is out of bounds for an array of dimension {t.ndim}")
+            if positional:
+                leaf = reduce(leaf, tuple(sorted({d % t.ndim for d in positional})))
+            return leaf if team is None else reduce(team.rows(leaf, identity(t.dtype)), (0,))
 
         return tree_map(on_leaf, x)
 
-    collective.__name__ = collective.__qualname__ = what
     return collective
 
 
-_sum = _reducing("psum", ops.reduce_sum)
-pmax = _reducing("pmax", ops.reduce_max)
-pmax.__doc__ = "The largest value (elementwise) over the examples of a named axis, of a pytree."
-pmin = _reducing("pmin", ops.reduce_min)
-pmin.__doc__ = "The smallest value (elementwise) over the examples of a named axis, of a pytree."
+_sum = _reducing("psum", ops.reduce_sum, lambda dtype: np.zeros((), dtype))
+_max = _reducing("pmax", ops.reduce_max, least)
+_min = _reducing("pmin", ops.reduce_min, greatest)
 
 
-def psum(x: Any, axis_name: AxisName, *, axis_index_groups: Any = None) -> Any:
+def psum(x: Any, axis_name: AxisName, *, axis_index_groups: Groups = None) -> Any:
     """The sum over the examples of a named axis, of a pytree. `psum(1, name)` is the size of the axis, as a Python number.
 
-    Raises NameError if no vmap around names the axis.
+    axis_name: a name, or several, or positions of the array's own dimensions beside them. axis_index_groups: lists of examples' numbers
+    that together hold each once; the sum is then over the example's own group. Raises NameError if no vmap around names the axis.
     """
-    _no_groups("psum", axis_index_groups)
-    size = axis_size(axis_name)
+    names, positional = _apart(axis_name)
+    size = _Team("psum", names, axis_index_groups, equal=False).members() if names else 1
 
     def on_leaf(leaf: Any) -> Any:
         if isinstance(leaf, (bool, int, float, complex)):
+            if positional:
+                raise ValueError(f"psum: the number {leaf!r} has no dimension {positional[0]}")
             return leaf * size
         # Booleans are counted.
-        return _sum(ops.convert_element_type(leaf, np.dtype(np.int32)) if type_of(leaf).dtype.kind == "b" else leaf, axis_name)
+        leaf = ops.convert_element_type(leaf, np.dtype(np.int32)) if type_of(leaf).dtype.kind == "b" else leaf
+        return _sum(leaf, axis_name, axis_index_groups)
 
     return tree_map(on_leaf, x)
 
 
-def pmean(x: Any, axis_name: AxisName, *, axis_index_groups: Any = None) -> Any:
-    """The mean over the examples of a named axis, of a pytree."""
-    size = axis_size(axis_name)
+def pmean(x: Any, axis_name: AxisName, *, axis_index_groups: Groups = None) -> Any:
+    """The mean over the examples of a named axis, of a pytree; `axis_name` and `axis_index_groups` as in `psum`."""
+    names, positional = _apart(axis_name)
+    size = _Team("pmean", names, axis_index_groups, equal=False).members() if names else 1
 
     def on_leaf(leaf: Any) -> Any:
         if isinstance(leaf, (bool, int, float, complex)):
             return leaf * 1.0
+        shape = type_of(leaf).shape
         total = psum(leaf, axis_name, axis_index_groups=axis_index_groups)
         if type_of(total).dtype.kind in "iu":
             total = ops.convert_element_type(total, np.dtype(np.float32))
-        return ops.div(total, size)
+        own = prod([shape[d] for d in positional])
+        if isinstance(size, int):
+            return ops.div(total, size * own)
+        return ops.div(total, ops.convert_element_type(ops.mul(size, own), type_of(total).dtype))
 
     return tree_map(on_leaf, x)
+
+
+def pmax(x: Any, axis_name: AxisName, *, axis_index_groups: Groups = None) -> Any:
+    """The largest value (elementwise) over the examples of a named axis, of a pytree; arguments as those of `psum`."""
+    return _max(x, axis_name, axis_index_groups)
+
+
+def pmin(x: Any, axis_name: AxisName, *, axis_index_groups: Groups = None) -> Any:
+    """The smallest value (elementwise) over the examples of a named axis, of a pytree; arguments as those of `psum`."""
+    return _min(x, axis_name, axis_index_groups)
 
 
 def axis_size(axis_name: AxisName) -> int:
     """The size of a named axis (the product of several)."""
-    size = 1
-    for name in _names(axis_name):
-        size *= named_axis(name).size
-    return size
+    return prod([named_axis(name).size for name in _names(axis_name)])
 
 
 def axis_index(axis_name: AxisName) -> Any:
     """The number of the example along a named axis; along several, the first is the slowest."""
-    index: Any = np.int32(0)
-    for name in _names(axis_name):
-        axis = named_axis(name)
-        own = bind1(axis_index_p, axis_name=axis.name, axis_size=axis.size)
-        index = own if type(index) is np.int32 else ops.add(ops.mul(index, axis.size), own)
-    return index
+    return _Team("axis_index", axis_name, None).number()
 
 
-def all_gather(x: Any, axis_name: AxisName, *, axis_index_groups: Any = None, axis: int = 0, tiled: bool = False) -> Any:
-    """The values of all examples, stacked along a new dimension `axis` (or, if `tiled`, joined along an existing one)."""
-    _no_groups("all_gather", axis_index_groups)
-    over = _one("all_gather", axis_name)
+def all_gather(x: Any, axis_name: AxisName, *, axis_index_groups: Groups = None, axis: int = 0, tiled: bool = False) -> Any:
+    """The values of all examples, stacked along a new dimension `axis` (or, if `tiled`, joined along an existing one).
+
+    With axis_index_groups the values of the example's group, in the order given there; all groups have the same size.
+    """
+    team = _Team("all_gather", axis_name, axis_index_groups)
 
     def on_leaf(leaf: Any) -> Any:
-        rows = _gathered(leaf, over)
-        shape = type_of(rows).shape
-        at = axis % (len(shape) - tiled) if axis < 0 else axis
-        rows = _moved(rows, 0, at)
-        return ops.reshape(rows, (*shape[1 : at + 1], shape[0] * shape[at + 1], *shape[at + 2 :])) if tiled else rows
+        rows = team.rows(leaf)
+        rank = len(type_of(rows).shape) - tiled
+        at = _dimension("all_gather", axis, rank, type_of(leaf).shape)
+        return _joined(rows, at) if tiled else _moved(rows, 0, at)
 
     return tree_map(on_leaf, x)
 
 
+def _dimension(what: str, d: int, rank: int, shape: tuple[int, ...]) -> int:
+    if not -rank <= d < rank:
+        raise ValueError(f"{what}: axis {d} is out of bounds for an array of shape {shape}")
+    return d % rank
+
+
+def _joined(rows: Any, at: int) -> Any:
+    """Arrays stacked in front joined along their dimension `at`."""
+    shape = type_of(rows).shape
+    return ops.reshape(_moved(rows, 0, at), (*shape[1 : at + 1], shape[0] * shape[at + 1], *shape[at + 2 :]))
+
+
 def ppermute(x: Any, axis_name: AxisName, perm: Sequence[tuple[int, int]]) -> Any:
     """Each example's value sent to another: `perm` lists (source, destination); who receives nothing gets zeros."""
-    over = _one("ppermute", axis_name)
+    team = _Team("ppermute", axis_name, None)
     pairs = [(operator.index(a), operator.index(b)) for a, b in perm]
     sources, destinations = [a for a, _ in pairs], [b for _, b in pairs]
     if len(set(sources)) != len(sources) or len(set(destinations)) != len(destinations):
         raise ValueError(f"ppermute sources and destinations must be unique, got {pairs}")
-    if any(not 0 <= i < over.size for i in (*sources, *destinations)):
-        raise ValueError(f"ppermute: perm {pairs} goes beyond the axis {over.name!r} of size {over.size}")
+    if any(not 0 <= i < team.size for i in (*sources, *destinations)):
+        raise ValueError(f"ppermute: perm {pairs} goes beyond the axis {axis_name!r} of size {team.size}")
     # The last row is zeros.
-    table = np.full(over.size, over.size, np.int32)
+    table = np.full(team.size, team.size, np.int32)
     table[destinations] = sources
 
     def on_leaf(leaf: Any) -> Any:
-        rows = _gathered(leaf, over)
+        rows = team.rows(leaf)
         t = type_of(rows)
         rows = ops.pad(rows, np.zeros((), t.dtype), ((0, 1, 0), *[(0, 0, 0)] * (t.ndim - 1)))
-        return _row(rows, ops.reshape(ops.dynamic_slice(table, [axis_index(over.name)], (1,)), ()), 0)
+        return _row(rows, _row(table, team.number(), 0), 0)
 
     return tree_map(on_leaf, x)
 
 
 def pshuffle(x: Any, axis_name: AxisName, perm: Sequence[int]) -> Any:
     """Each example's value sent to another: the i-th example receives the value of the perm[i]-th."""
+    if sorted(perm) != list(range(len(perm))):
+        raise ValueError(f"`perm` does not represent a permutation: {perm}")
     return ppermute(x, axis_name, [(source, i) for i, source in enumerate(perm)])
 
 
+def pbroadcast(x: Any, axis_name: AxisName, source: int) -> Any:
+    """The value of the example with the number `source`, of a pytree."""
+    team = _Team("pbroadcast", axis_name, None)
+    if not 0 <= source < team.size:
+        raise ValueError(f"pbroadcast: source {source} is not an index of the axis {axis_name!r} of size {team.size}")
+    return tree_map(lambda leaf: _row(team.rows(leaf), np.int32(source), 0), x)
+
+
 def all_to_all(
-    x: Any, axis_name: AxisName, split_axis: int, concat_axis: int, *, axis_index_groups: Any = None, tiled: bool = False
+    x: Any, axis_name: AxisName, split_axis: int, concat_axis: int, *, axis_index_groups: Groups = None, tiled: bool = False
 ) -> Any:
-    """Exchange the dimension `split_axis`, of the axis' size, for the named axis, which becomes dimension `concat_axis`."""
-    _no_groups("all_to_all", axis_index_groups)
-    over = _one("all_to_all", axis_name)
-    if tiled:
-        raise NotImplementedError("all_to_all: tiled=True is not supported; reshape the dimension before and after")
+    """Exchange the parts of the dimension `split_axis`: the i-th example of the axis (or group) gets the i-th part of each other's.
+
+    The parts that an example gets are stacked along a new dimension `concat_axis`, in place of the dimension `split_axis`, whose size is
+    that of the axis; with `tiled`, that dimension is divided among the examples and the parts are joined along `concat_axis`.
+    """
+    team = _Team("all_to_all", axis_name, axis_index_groups)
 
     def on_leaf(leaf: Any) -> Any:
         shape = type_of(leaf).shape
-        if shape[split_axis] != over.size:
-            raise ValueError(
-                f"all_to_all: dimension {split_axis} of an array of shape {shape} must be the size of the axis, {over.size}"
-            )
-        return _moved(
-            _row(_gathered(leaf, over), axis_index(over.name), split_axis % len(shape) + 1), 0, concat_axis % len(shape)
-        )
+        split = _dimension("all_to_all", split_axis, len(shape), shape)
+        concat = _dimension("all_to_all", concat_axis, len(shape), shape)
+        rows = team.rows(leaf)
+        if tiled:
+            return _joined(_part("all_to_all", rows, team, split + 1, shape), concat)
+        _check_size("all_to_all", split, shape, team.size)
+        return _moved(_row(rows, team.position(), split + 1), 0, concat)
 
     return tree_map(on_leaf, x)
 
 
 def psum_scatter(
-    x: Any, axis_name: AxisName, *, scatter_dimension: int = 0, axis_index_groups: Any = None, tiled: bool = False
+    x: Any, axis_name: AxisName, *, scatter_dimension: int = 0, axis_index_groups: Groups = None, tiled: bool = False
 ) -> Any:
-    """The sum over the named axis, of which each example gets the part along `scatter_dimension` that has its number."""
-    _no_groups("psum_scatter", axis_index_groups)
-    over = _one("psum_scatter", axis_name)
+    """The sum over the named axis (or group), of which each example gets the part along `scatter_dimension` that has its number.
+
+    That dimension has the size of the axis and goes; with `tiled` it is divided among the examples and stays.
+    """
+    team = _Team("psum_scatter", axis_name, axis_index_groups)
 
     def on_leaf(leaf: Any) -> Any:
-        total = _sum(leaf, axis_name)
+        total = _sum(leaf, axis_name, axis_index_groups)
         shape = type_of(total).shape
-        d = scatter_dimension % len(shape)
+        d = _dimension("psum_scatter", scatter_dimension, len(shape), shape)
         if tiled:
-            if shape[d] % over.size:
-                raise ValueError(
-                    f"psum_scatter: dimension {d} of an array of shape {shape} is not divisible by the axis' size, {over.size}"
-                )
-            total = ops.reshape(total, (*shape[:d], over.size, shape[d] // over.size, *shape[d + 1 :]))
-        elif shape[d] != over.size:
-            raise ValueError(
-                f"psum_scatter: dimension {d} of an array of shape {shape} must be the size of the axis, {over.size}"
-            )
-        return _row(total, axis_index(over.name), d)
+            return _part("psum_scatter", total, team, d, shape)
+        _check_size("psum_scatter", d, shape, team.size)
+        return _row(total, team.position(), d)
 
     return tree_map(on_leaf, x)
+
+
+def _check_size(what: str, dimension: int, shape: tuple[int, ...], size: int) -> None:
+    if shape[dimension] != size:
+        raise ValueError(f"{what}: dimension {dimension} of an array of shape {shape} must be the size of the axis, {size}")
+
+
+def _part(what: str, x: Any, team: _Team, dimension: int, shape: tuple[int, ...]) -> Any:
+    """The example's part of a dimension that is divided evenly among the team. shape: the user's, for the message."""
+    sizes = list(type_of(x).shape)
+    if sizes[dimension] % team.size:
+        raise ValueError(
+            f"{what}: a dimension of size {sizes[dimension]} of an array of shape {shape} is not divisible by the axis' size, {team.size}"
+        )
+    sizes[dimension] //= team.size
+    starts: list[Any] = [np.int32(0)] * len(sizes)
+    starts[dimension] = ops.mul(team.position(), sizes[dimension])
+    return ops.dynamic_slice(x, starts, tuple(sizes))
 
 
 def _row(x: Any, i: Any, dimension: int) -> Any:
@@ -250,8 +370,7 @@ def _moved(x: Any, source: int, to: int) -> Any:
 
 def _gather_transpose(ct: Any, x: Any, *, axis_name: Any, axis_size: int) -> Any:
     # What all examples say about the value of this one.
-    axis = Axis(axis_size, axis_name)
-    total = ops.reduce_sum(_gathered(ct, axis), (0,))
+    total = ops.reduce_sum(bind1(all_gather_p, ct, axis_name=axis_name, axis_size=axis_size), (0,))
     return _row(total, bind1(axis_index_p, axis_name=axis_name, axis_size=axis_size), 0)
 
 

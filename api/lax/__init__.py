@@ -23,6 +23,7 @@ from tracegrad.transforms.collectives import all_gather as all_gather
 from tracegrad.transforms.collectives import all_to_all as all_to_all
 from tracegrad.transforms.collectives import axis_index as axis_index
 from tracegrad.transforms.collectives import axis_size as axis_size
+from tracegrad.transforms.collectives import pbroadcast as pbroadcast
 from tracegrad.transforms.collectives import pmax as pmax
 from tracegrad.transforms.collectives import pmean as pmean
 from tracegrad.transforms.collectives import pmin as pmin
