@@ -18,7 +18,7 @@ from tracegrad.ir.array import Array
 from tracegrad.ir.bind import type_of
 from tracegrad.ir.evaluate import run
 from tracegrad.ir.types import SHORT_NAMES, ArrayType, float0, is_complex, is_inexact, tangent_type
-from tracegrad.tracer.abstract import argument_names
+from tracegrad.tracer.abstract import argument_names, described
 from tracegrad.tracer.pytree import (
     Partial,
     TreeDef,
@@ -27,6 +27,7 @@ from tracegrad.tracer.pytree import (
     leaf_paths,
     structure_error,
     tree_flatten,
+    tree_structure,
     tree_unflatten,
 )
 from tracegrad.tracer.staging import trace
@@ -61,8 +62,8 @@ def derivative_result(d: Any, of: ArrayType) -> Any:
 
 
 def as_inputs(leaves: Sequence[Any]) -> list[Any]:
-    """Leaves of arguments as rules need them: Python numbers become arrays."""
-    return [x if isinstance(x, (Array, np.ndarray)) else as_array(x) for x in leaves]
+    """Leaves of arguments as functions see them: numbers become arrays, and so do NumPy arrays that no tracer will stand for."""
+    return [x if isinstance(x, Array) or isinstance(x, np.ndarray) and is_inexact(x.dtype) else as_array(x) for x in leaves]
 
 
 class Flat:
@@ -200,11 +201,13 @@ def checked_argnums(argnums: int | Sequence[int], what: str) -> tuple[int, ...]:
         raise TypeError(f"{what}: argnums must be an integer or a tuple of integers, got {argnums!r}") from None
 
 
-def chosen(args: Sequence[Any], positions: tuple[int, ...], argnums: Any, what: str) -> tuple[list[int], Any]:
-    """Which positional arguments `argnums` means, and their values (a bare one for an integer)."""
+def chosen(
+    args: Sequence[Any], positions: tuple[int, ...], argnums: Any, what: str, error: type[Exception] = TypeError
+) -> tuple[list[int], Any]:
+    """Which positional arguments `argnums` means, and their values (a bare one for an integer). Raises `error` if there are too few."""
     needed = max([p + 1 if p >= 0 else -p for p in positions])
     if needed > len(args):
-        raise TypeError(
+        raise error(
             f"{what}: differentiating with respect to argnums={argnums} requires at least {needed} positional arguments "
             f"to be passed by the caller, but got only {len(args)} positional arguments"
         )
@@ -331,13 +334,13 @@ def jvp(fun: Callable[..., Any], primals: Any, tangents: Any, has_aux: bool = Fa
             "primal and tangent arguments to jvp must be tuples or lists; "
             f"found {type(primals).__name__} and {type(tangents).__name__}"
         )
-    leaves, tree = tree_flatten(tuple(primals))
-    tangent_leaves, tangent_tree = tree_flatten(tuple(tangents))
-    if tree != tangent_tree:
+    tangent_leaves, tangent_tree = tree_flatten(tangents)
+    if tree_structure(primals) != tangent_tree:
         raise TypeError(
             "primal and tangent arguments to jvp must have the same tree structure; "
-            f"{structure_error('primals', tree, 'tangents', tangent_tree)}"
+            f"{structure_error('primals', tree_structure(primals), 'tangents', tangent_tree)}"
         )
+    leaves, tree = tree_flatten(tuple(primals))
 
     def names() -> list[str]:
         return argument_names(fun, primals, {})
@@ -351,14 +354,16 @@ def jvp(fun: Callable[..., Any], primals: Any, tangents: Any, has_aux: bool = Fa
     return (out, out_dot, aux) if has_aux else (out, out_dot)
 
 
-def _checked_tangent(what: str, names: Callable[[], Sequence[str]], i: int, t: ArrayType, tangent: Any) -> Any:
-    """The tangent of the i-th leaf; `Zero` for a float0 one."""
+def _checked_tangent(
+    what: str, names: Callable[[], Sequence[str]], i: int, t: ArrayType, tangent: Any, error: type[Exception] = TypeError
+) -> Any:
+    """The tangent of the i-th leaf; `Zero` for a float0 one. Raises `error` for another dtype, ValueError for another shape."""
     if isinstance(tangent, Zero):
         return tangent
     expected = tangent_type(t)
     shape, dtype = _shape_and_dtype(what, tangent)
     if dtype != expected.dtype:
-        raise TypeError(
+        raise error(
             f"primal and tangent arguments to {what} do not match; dtypes must be equal, or in case of int/bool primal dtype the "
             f"tangent dtype must be float0. {names()[i]} has dtype {SHORT_NAMES[t.dtype]} and so expects a tangent of dtype "
             f"{SHORT_NAMES[expected.dtype]}, but got one of dtype {dtype}"
@@ -405,7 +410,7 @@ class _Pushforward:
                 f"{structure_error('primals', self.in_tree, 'tangents', tree)}"
             )
         given = [
-            _checked_tangent("linearized function", lambda: self.names, i, t, d)
+            _checked_tangent("linearized function", lambda: self.names, i, t, d, ValueError)
             for i, (t, d) in enumerate(zip(self.types, leaves))
         ]
         results = iter(run(self.lin_program, *residuals, *[instantiate(t) for t, nz in zip(given, self.nonzero) if nz]))
@@ -446,7 +451,8 @@ def checked_cotangents(what: str, cotangent: Any, out_tree: TreeDef, out_types: 
             cts.append(x)
             continue
         shape, dtype = _shape_and_dtype(what, x)
-        if shape != t.shape or dtype != expected.dtype:
+        # What has no derivative takes any cotangent.
+        if shape != t.shape or dtype != expected.dtype and expected.dtype != float0:
             raise ValueError(
                 f"unexpected JAX type (e.g. shape/dtype) for argument to {what}: output{keystr(path)} is {t}, so its cotangent must be "
                 f"{expected}, but got {dtype}{list(shape)}"
@@ -492,11 +498,12 @@ def _linearized(
 def linear_transpose(fun: Callable[..., Any], *primals: Any, reduce_axes: Sequence[Any] = ()) -> Callable[..., Any]:
     """The transpose of `fun`, which must be linear: from a cotangent of its output to the tuple of its inputs' cotangents.
 
-    primals: arrays or ShapeDtypeStructs that say the types. Raises TypeError if inputs and outputs are not all inexact.
+    primals: arrays, or whatever has their shapes and dtypes. Raises TypeError if inputs and outputs are not all inexact.
     """
     check_callable(fun, "linear_transpose")
     leaves, tree = tree_flatten(tuple(primals))
-    types = [leaf_type("linear_transpose", lambda: argument_names(fun, primals, {}), i, x) for i, x in enumerate(leaves)]
+    names = functools.partial(argument_names, fun, primals, {})
+    types = [leaf_type("linear_transpose", names, i, described(x)) for i, x in enumerate(leaves)]
     flat = Flat(fun, tree, False, "linear_transpose")
     program, captured = trace(flat, types, name_of(fun))
     out_types = program.out_types

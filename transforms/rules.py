@@ -194,6 +194,11 @@ def bilinear(prim: Primitive, wrt_x: Callable[..., Any], wrt_y: Callable[..., An
         if is_zero(ct):
             return zero_cotangents(inputs)
         if isinstance(x, Linear):
+            if isinstance(y, Linear):
+                raise NotImplementedError(
+                    f"the transpose rule of {prim.name!r} takes one operand that is transposed and one that is known; a product of two that "
+                    "are transposed is not linear in them"
+                )
             return [wrt_x(ct, x.type, y, **params), None]
         return [None, wrt_y(ct, x, y.type, **params)]
 

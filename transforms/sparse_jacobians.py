@@ -62,7 +62,7 @@ def traced(
     what: str, fun: Callable[..., Any], args: Any, kwargs: Any, positions: tuple[int, ...], argnums: Any, has_aux: bool
 ) -> Traced:
     """Trace `fun`. Raises TypeError for arguments that have no derivative, and for complex ones."""
-    where, dynamic = chosen(args, positions, argnums, what)
+    where, dynamic = chosen(args, positions, argnums, what, ValueError)
     leaves, tree = tree_flatten(dynamic)
 
     def names() -> list[str]:
