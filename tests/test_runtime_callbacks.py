@@ -50,6 +50,80 @@ def test_batches_of_pure_callbacks(method: str, shapes: list, compiled: bool) ->
     assert seen == shapes
 
 
+@pytest.mark.parametrize(
+    "method, shapes",
+    [
+        ("sequential", [((2,), (2,))] * 12),
+        ("expand_dims", [((3, 1, 2), (1, 4, 2))]),
+        ("broadcast_all", [((3, 4, 2), (3, 4, 2))]),
+    ],
+)
+@pytest.mark.parametrize("compiled", [False, True])
+def test_batches_of_batches_of_containers(method: str, shapes: list, compiled: bool) -> None:
+    seen = []
+
+    def host(p):
+        a, b = np.asarray(p["a"]), np.asarray(p["b"])
+        seen.append((a.shape, b.shape))
+        return {"sum": a + b, "count": np.full(np.broadcast_shapes(a.shape, b.shape)[:-1], 7, np.int32)}
+
+    types = {"sum": ShapeDtypeStruct((2,), np.float32), "count": ShapeDtypeStruct((), np.int32)}
+    one = lambda a, b: pure_callback(host, types, {"a": a, "b": b}, vmap_method=method)  # noqa: E731
+    # The axes of the batches lie elsewhere than in front.
+    f = vmap(vmap(one, (None, 1)), (1, None))
+    a, b = np.arange(6, dtype=np.float32).reshape(2, 3), np.arange(8, dtype=np.float32).reshape(2, 4)
+    out = (jit(f) if compiled else f)(a, b)
+    np.testing.assert_array_equal(out["sum"], a.T[:, None] + b.T[None])
+    assert np.asarray(out["count"]).tolist() == [[7] * 4] * 3
+    assert seen == shapes
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_effects_of_a_batch_come_in_the_order_of_the_examples(compiled: bool) -> None:
+    wrap = jit if compiled else lambda f: f
+    seen: list = []
+
+    def note(*args):
+        seen.append(tuple(float(x) for x in args))
+
+    def write(x):
+        note(x)
+        return np.float32(x)
+
+    wrap(vmap(lambda x, y: debug_callback(note, x, y), (0, None)))(X, 9.0)
+    assert seen == [(0, 9), (1, 9), (2, 9), (3, 9)]
+    seen.clear()
+    assert wrap(vmap(lambda x: io_callback(write, SCALAR, x) * 2.0))(X).tolist() == [0, 2, 4, 6]
+    assert seen == [(0,), (1,), (2,), (3,)]
+    seen.clear()
+    wrap(vmap(lambda x: (x, debug_callback(note, 5.0, ordered=True))[0]))(X)
+    assert seen == [(5,)]  # all examples share the call
+    seen.clear()
+    wrap(vmap(lambda x: debug_callback(note, x, ordered=True)))(X)
+    assert seen == [(0,), (1,), (2,), (3,)]
+    seen.clear()
+    wrap(tracegrad.grad(lambda x: vmap(lambda x: (debug_callback(note, x), x**2)[1])(x).sum()))(X)
+    assert seen == [(0,), (1,), (2,), (3,)]
+
+
+def test_effects_in_branches_and_loops_of_a_batch() -> None:
+    seen: list = []
+    note = lambda x: seen.append(int(x))  # noqa: E731
+
+    def branch(x):
+        return cond(x > 1, lambda x: (debug_callback(note, x), x + 1)[1], lambda x: x, x)
+
+    assert vmap(branch)(np.arange(4)).tolist() == [0, 1, 3, 4]
+    assert sorted(seen) == [2, 3]
+    seen.clear()
+
+    def loop(n):
+        return while_loop(lambda c: c < n, lambda c: (debug_callback(note, c), c + 1)[1], 0)
+
+    assert jit(vmap(loop))(np.arange(3)).tolist() == [0, 1, 2]
+    assert sorted(set(seen)) == [0, 1]
+
+
 def test_batches_that_are_refused() -> None:
     with pytest.raises(NotImplementedError, match="vmap_method"):
         vmap(lambda a: pure_callback(np.sin, SCALAR, a))(X)
