@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from tracegrad.ir.calls import custom_jvp_call_p as custom_jvp_call_p
+from tracegrad.ir.calls import custom_vjp_call_p as custom_vjp_call_p
 from tracegrad.transforms.custom import CustomVJPPrimal as CustomVJPPrimal
 from tracegrad.transforms.custom import SymbolicZero as SymbolicZero
 from tracegrad.transforms.custom import custom_jvp as custom_jvp

@@ -11,6 +11,8 @@ from typing import Any
 
 from tracegrad.ir import bind
 from tracegrad.ir.config import config, context_manager
+from tracegrad.ir.primitive import Primitive
+from tracegrad.tracer.tracer import Tracer
 
 enable_x64 = context_manager("enable_x64")
 disable_jit = context_manager("disable_jit")
@@ -32,8 +34,23 @@ def checking_leaks() -> Any:
 
 
 def ensure_compile_time_eval() -> Any:
-    """Context manager: compute at once inside, also while a function is being traced. Tracers cannot be used inside."""
-    return bind.using(bind.eager())
+    """Context manager: inside, also while a function is being traced, what depends on no tracer is computed at once."""
+    interpreter = bind.current()
+    return bind.using(interpreter if interpreter is bind.eager() else _ComputesWhatIsKnown(interpreter))
+
+
+class _ComputesWhatIsKnown:
+    """Sends operations on concrete values to the eager interpreter, those on tracers to the one that it replaced."""
+
+    def __init__(self, parent: bind.Interpreter):
+        self.parent = parent
+
+    def process(self, primitive: Primitive, args: tuple[Any, ...], params: dict[str, Any]) -> tuple[Any, ...]:
+        if any([isinstance(x, Tracer) for x in args]):
+            with bind.using(self.parent):
+                return self.parent.process(primitive, args, params)
+        with bind.using(bind.eager()):
+            return bind.eager().process(primitive, args, params)
 
 
 class named_scope(ContextDecorator):

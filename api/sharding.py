@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from tracegrad.runtime.devices import CPU, CpuDevice
+from tracegrad.runtime.devices import Sharding as Sharding
 from tracegrad.runtime.devices import SingleDeviceSharding as SingleDeviceSharding
 
 
@@ -78,7 +79,7 @@ class Mesh:
         return f"Mesh({', '.join(f'{name!r}: {size}' for name, size in self.shape.items())})"
 
 
-class NamedSharding:
+class NamedSharding(Sharding):
     """A mesh and how an array is divided over it: not at all, for the mesh has one device."""
 
     is_fully_addressable = True

@@ -135,8 +135,15 @@ class Primitive:
                 binding.type_of(x)
             except TypeError as e:
                 raise TypeError(f"operand {i} of the primitive {self.name!r}: {e}") from None
+        if self.regions and self.impl is None:
+            # Whoever rebuilds programs as data has them in JAX's structure.
+            params = {k: _as_programs(v) if k in self.regions else v for k, v in params.items()}
         results = binding.bind(self, *args, **params)
         return list(results) if self.multiple_results else results[0]
+
+    def get_bind_params(self, params: dict[str, Any]) -> dict[str, Any]:
+        """The parameters with which `bind` applies again what an equation holds: the same ones."""
+        return dict(params)
 
     def def_impl(self, impl: F) -> F:
         """Say what the primitive computes when it is applied at once: `impl(*arrays, **params)` gives the result, or a sequence of
@@ -222,6 +229,11 @@ class Primitive:
         with binding.using(binding.eager()):
             results = self.results(self.impl(*arrays, **params), "its implementation")
         return tuple([np.asarray(x, binding.type_of(x).dtype) for x in results])
+
+
+def _as_programs(value: Any) -> Any:
+    """Programs for closed jaxprs, in tuples too."""
+    return tuple(map(_as_programs, value)) if isinstance(value, tuple) else getattr(value, "program", value)
 
 
 def _free(name: str) -> str:

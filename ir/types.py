@@ -182,6 +182,11 @@ class ArrayType:
     def strong(self) -> ArrayType:
         return ArrayType(self.shape, self.dtype, False) if self.weak else self
 
+    @property
+    def sharding(self) -> None:
+        """How values are divided over devices: not at all."""
+        return None
+
     strip_weak_type = strong  # JAX's name
 
     def to_tangent_aval(self) -> ArrayType:

@@ -40,7 +40,13 @@ class CpuDevice:
 CPU = CpuDevice()
 
 
-class SingleDeviceSharding:
+class Sharding:
+    """How an array is divided over devices: the class of all such descriptions."""
+
+    __slots__ = ()
+
+
+class SingleDeviceSharding(Sharding):
     """The layout of an array that lies on one device as a whole: the only layout there is."""
 
     __slots__ = ("_device", "memory_kind")

@@ -443,3 +443,88 @@ def test_states_of_tracing_are_compared() -> None:
     with pytest.raises(tg.errors.ConcretizationTypeError, match="the number of steps"):
         tg.jit(lambda n: core.concrete_or_error(int, n, "the number of steps must be static"))(3)
     assert core.concrete_or_error(int, jnp.asarray(3)) == 3
+
+
+# What libraries rely on beside primitives
+
+
+def test_shapes_are_enough_where_only_shapes_count() -> None:
+    struct = tg.ShapeDtypeStruct((), np.float32)
+    out = tg.eval_shape(lambda x: {"given": struct, "made": x + 1.0}, X.aval)
+    assert out == {"given": struct, "made": tg.ShapeDtypeStruct((3,), np.float32)}
+    (ct,) = tg.linear_transpose(lambda x: 2.0 * x, ShapedArray((3,), np.float32))(X)
+    same(ct, 2 * X)
+
+
+@pytest.mark.parametrize("negative", [True, False])
+def test_numbers_among_residuals_stay_numbers(negative: bool) -> None:
+    @tg.custom_vjp
+    def f(x: Any) -> Any:
+        return x * 3
+
+    def bwd(residuals: Any, ct: Any) -> Any:
+        negative, one, x = residuals
+        assert type(negative) is bool and type(one) is int and isinstance(x, tg.Array)
+        return ((-one if negative else one) * ct,)
+
+    f.defvjp(lambda x: (f(x), (negative, 1, x)), bwd)
+    for g in (tg.grad(f), tg.jit(tg.grad(f)), tg.grad(tg.jit(f))):
+        assert float(g(2.0)) == (-1 if negative else 1)
+
+
+def test_known_values_are_computed_while_tracing() -> None:
+    @tg.jit
+    def f(x: Any) -> Any:
+        with tg.ensure_compile_time_eval():
+            known = jnp.arange(3) + 1
+            assert not isinstance(known, Tracer) and int(known[2]) == 3
+            assert isinstance(x * 2, Tracer)
+            assert int(tg.jit(lambda n: n * 2)(known)[0]) == 2
+            return any_example_p.bind(x > 2.5) | any_example_p.bind(known > 5)
+
+    assert bool(f(X)) and not bool(f(X[:2]))
+    same(tg.grad(lambda x: x * (2 if f(X) else 1))(3.0), 2.0)
+
+
+def test_static_data_without_hash_in_structures() -> None:
+    class Layer:
+        def __init__(self, weight: Any, names: list[str]):
+            self.weight, self.names = weight, names
+
+    tg.tree_util.register_pytree_node(Layer, lambda n: ((n.weight,), n.names), lambda names, xs: Layer(xs[0], names))
+    traces: list[int] = []
+
+    @tg.jit
+    def f(layer: Layer) -> Any:
+        traces.append(1)
+        return layer.weight * len(layer.names)
+
+    assert float(f(Layer(2.0, ["a"]))) == float(f(Layer(2.0, ["b"]))) == 2.0
+    assert float(f(Layer(2.0, ["a", "b"]))) == 4.0 and float(f(Layer(3.0, ["a"]))) == 3.0
+    assert len(traces) == 3
+
+
+def test_which_values_are_differentiated() -> None:
+    def f(x: Any, y: Any) -> Any:
+        main = core.find_top_trace([x, y]).main
+        mine = [isinstance(v, ad.JVPTracer) and v._trace.main is main for v in (x, y, x * y, y + 1, X)]
+        assert mine == [True, False, True, False, False]
+        return x * y
+
+    tg.jvp(lambda x: f(x, X), (X,), (X,))
+    tg.jvp(lambda y: tg.jvp(lambda x: f(x, X), (X,), (X,))[1] * y, (X,), (X,))
+
+
+def test_names_of_jax_for_what_is_there() -> None:
+    assert lax.sin_p is core.primitives.sin_p and tg.custom_derivatives.custom_jvp_call_p is core.primitives.custom_jvp_call_p
+    with pytest.raises(AttributeError, match="tracegrad has no primitive 'frobnicate_p'"):
+        lax.frobnicate_p  # noqa: B018
+    assert isinstance(X.sharding, tg.sharding.Sharding)
+    assert ShapedArray((2,), np.float32, weak_type=True).strip_weak_type() == ShapedArray((2,), np.float32)
+    assert core.mapped_aval(3, 0, X.aval) == ShapedArray((), np.float32)
+    assert core.unmapped_aval(2, 1, X.aval) == ShapedArray((3, 2), np.float32)
+    with pytest.raises(ValueError, match="is not a batch of 2 along dimension 0"):
+        core.mapped_aval(2, 0, X.aval)
+    from tracegrad.experimental import io_callback
+
+    assert io_callback is tg.io_callback

@@ -424,13 +424,53 @@ def test_a_lowering_keeps_its_promises(bare: core.Primitive) -> None:
 
 
 def test_only_tracing_lowers(bare: core.Primitive) -> None:
-    with pytest.raises(NotImplementedError, match="tracegrad generates no MLIR and lowers primitives by tracing Python"):
-        mlir.register_lowering(bare, lambda ctx, x: x)  # type: ignore[arg-type]
-    with pytest.raises(AttributeError, match="'emit_python_callback': tracegrad generates no MLIR"):
-        mlir.emit_python_callback  # noqa: B018
+    mlir.register_lowering(bare, lambda ctx, x: mlir.ir_constant(3))
+    with pytest.raises(
+        AttributeError, match="no attribute 'ir_constant': tracegrad generates no MLIR and lowers primitives by tracing"
+    ):
+        tg.jit(bare.bind)(X)
+    mlir.register_lowering(bare, jnp.sin)  # type: ignore[arg-type]  # not a rule
+    with pytest.raises(TypeError):
+        tg.jit(bare.bind)(X)
+    mlir.register_lowering(bare, lambda ctx, x: x)
+    with pytest.raises(TypeError, match=r"the lowering rule of 'bare\S*' returned .*, not a sequence of its results"):
+        tg.jit(bare.bind)(X)
+    with pytest.raises(TypeError, match=r"the lowering of 'bare\S*' must be a rule"):
+        mlir.register_lowering(bare, None)  # type: ignore[arg-type]
+
+
+def test_rules_for_other_platforms_are_ignored(bare: core.Primitive) -> None:
     mlir.register_lowering(bare, mlir.lower_fun(jnp.sin, False), platform="tpu")
     with pytest.raises(NotImplementedError, match="has no lowering"):
         tg.jit(bare.bind)(X)
+    mlir.register_lowering(bare, mlir.lower_fun(jnp.cos, False), platform="cpu")
+    same(tg.jit(bare.bind)(X), jnp.cos(X))
+
+
+def test_a_rule_gets_types_and_hands_on(bare: core.Primitive) -> None:
+    seen = []
+
+    def rule(ctx: mlir.LoweringRuleContext, x: Any) -> Any:
+        seen.append((ctx.primitive, ctx.avals_in, ctx.avals_out))
+        ctx.module_context.add_keepalive(rule)
+        return mlir.lower_fun(lambda x: jnp.sin(x) * 2, multiple_results=False)(ctx, x)
+
+    mlir.register_lowering(bare, rule)
+    same(tg.jit(bare.bind)(X), 2 * jnp.sin(X))
+    assert seen == [(bare, [X.aval], [X.aval])]
+
+
+def test_a_rule_calls_python(bare: core.Primitive) -> None:
+    def rule(ctx: mlir.LoweringRuleContext, x: Any) -> Any:
+        def callback(x: np.ndarray) -> Any:
+            assert type(x) is np.ndarray
+            return (np.sin(x),)
+
+        results, _, _ = mlir.emit_python_callback(ctx, callback, None, [x], ctx.avals_in, ctx.avals_out, has_side_effect=False)
+        return results
+
+    mlir.register_lowering(bare, rule)
+    same(tg.jit(bare.bind)(X), np.sin(X))
 
 
 def test_a_lowering_may_use_other_primitives(bare: core.Primitive) -> None:

@@ -114,11 +114,10 @@ def test_metadata_that_compares_equal_but_differs_is_kept():
     assert list(tree_map(lambda x: x, {True: 1, False: 2})) == [False, True]
 
 
-def test_metadata_without_a_hash_is_an_error_only_when_hashed():
-    treedef = tree_structure(Pair(1, 2, ["label"]))
-    assert treedef == tree_structure(Pair(3, 4, ["label"]))
-    with pytest.raises(TypeError, match="unhashable"):
-        hash(treedef)
+def test_metadata_without_a_hash_is_compared():
+    treedef, twin, other = (tree_structure(Pair(1, 2, [label])) for label in ("label", "label", "other"))
+    assert treedef == twin and hash(treedef) == hash(twin) and treedef != other
+    assert {treedef: 1, other: 2}[twin] == 1
 
 
 def test_the_text_of_a_structure():

@@ -131,11 +131,28 @@ def traced(fun: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any])
 
 
 def eval_shape(fun: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """The structure of `fun(*args, **kwargs)` with a ShapeDtypeStruct for each array, computed without running it."""
-    result = traced(fun, args, kwargs)
-    return tree_unflatten(
-        result.out_tree, [ShapeDtypeStruct(t.shape, t.dtype, weak_type=t.weak) for t in result.program.out_types]
-    )
+    """The structure of `fun(*args, **kwargs)` with a ShapeDtypeStruct for each array, computed without running it.
+
+    args: arrays, or whatever has their shapes and dtypes; `fun` may return such descriptions, too.
+    """
+    said: dict[int, ShapeDtypeStruct] = {}
+
+    def describing(args: Any, kwargs: Any) -> Any:
+        leaves, tree = tree_flatten(fun(*args, **kwargs))
+        said.update([(i, x) for i, x in enumerate(leaves) if isinstance(x, ShapeDtypeStruct)])
+        return tree_unflatten(tree, [0 if i in said else x for i, x in enumerate(leaves)])
+
+    leaves, in_tree = tree_flatten((tuple(args), kwargs))
+    name = getattr(fun, "__name__", type(fun).__name__)
+    describing.__name__ = name
+    types = leaf_types([described(x) for x in leaves], argument_names(fun, args, kwargs), name)
+    result = TracedFunction(describing, in_tree, types)
+    shapes = [said[i] if i in said else _struct(t) for i, t in enumerate(result.program.out_types)]
+    return tree_unflatten(result.out_tree, shapes)
+
+
+def _struct(t: ArrayType) -> ShapeDtypeStruct:
+    return ShapeDtypeStruct(t.shape, t.dtype, weak_type=t.weak)
 
 
 def make_ir(
@@ -219,8 +236,7 @@ def _name(inputs: Sequence[Var], names: Sequence[str]) -> None:
 
 
 def _shapes(result: TracedFunction) -> Any:
-    shapes = [ShapeDtypeStruct(t.shape, t.dtype, weak_type=t.weak) for t in result.program.out_types]
-    return tree_unflatten(result.out_tree, shapes)
+    return tree_unflatten(result.out_tree, [_struct(t) for t in result.program.out_types])
 
 
 def _on_pair(fun: Callable[..., Any]) -> Callable[..., Any]:

@@ -13,6 +13,15 @@ from tracegrad.ir.types import ArrayType
 from tracegrad.tracer import errors
 
 
+class TraceTag:
+    """A transformation under way, as JAX's older interface shows it: `main` is the interpreter itself, to be compared by identity."""
+
+    __slots__ = ("main",)
+
+    def __init__(self, interpreter: Any):
+        self.main = interpreter
+
+
 class Tracer(Array):
     """A value owned by `interpreter`; any other interpreter treats it as a constant."""
 
@@ -22,6 +31,10 @@ class Tracer(Array):
     def __init__(self, interpreter: Any, aval: ArrayType):
         self.interpreter = interpreter
         self.aval = aval
+
+    @property
+    def _trace(self) -> TraceTag:
+        return TraceTag(self.interpreter)
 
     def concrete(self, error: type[Exception]) -> Any:
         """The concrete array this stands for; raises `error`, explained, if there is none."""

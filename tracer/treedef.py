@@ -224,7 +224,10 @@ class _ComparedTreeDef(TreeDef):
             return self._hash
         except AttributeError:
             pass
-        self._hash: int = hash((self.node_type, self.aux, self._children))
+        try:
+            self._hash: int = hash((self.node_type, self.aux, self._children))
+        except TypeError:  # metadata with lists in it is compared all the same
+            self._hash = hash((self.node_type, self._children))
         return self._hash
 
 

@@ -479,16 +479,25 @@ def _flat_fwd(a: _Application, primals: Sequence[Any], nonzero: Sequence[bool]) 
         except TypeError:
             raise TypeError(f"{names}: residual{keystr(path)} is {x!r:.200}, which is not an array or a number") from None
     a.flat.out_tree = out_tree
-    return outs, residuals, (res_tree, out_tree, tuple([type_of(x) for x in primals]))
+    # Python's numbers stay what they are: bwd may branch on them.
+    numbers = tuple([(i, type(x), x) for i, x in enumerate(residuals) if type(x) in _NUMBERS])
+    values = [x for x in residuals if type(x) not in _NUMBERS]
+    return outs, values, (res_tree, numbers, out_tree, tuple([type_of(x) for x in primals]))
+
+
+_NUMBERS = frozenset({bool, int, float, complex})
 
 
 def _flat_bwd(a: _Application, residuals: Sequence[Any], cts: Sequence[Any], token: Any) -> list[Any]:
     custom: custom_vjp = a.custom
-    res_tree, out_tree, in_types = token
+    res_tree, numbers, out_tree, in_types = token
+    values = arrays(residuals)
+    for i, _, number in numbers:  # in ascending order
+        values.insert(i, number)
     names = f"Custom VJP bwd rule {name_of(custom.bwd)} for function {custom.__name__}"
     shown = [SymbolicZero(ct.type) if custom.symbolic_zeros and type(ct) is Zero else instantiate(ct) for ct in cts]
     with source.looking_at_stack():
-        found = custom.bwd(*a.nondiff, tree_unflatten(res_tree, arrays(residuals)), tree_unflatten(out_tree, arrays(shown)))  # type: ignore[misc]
+        found = custom.bwd(*a.nondiff, tree_unflatten(res_tree, values), tree_unflatten(out_tree, arrays(shown)))  # type: ignore[misc]
     if isinstance(found, list):
         found = tuple(found)
     example = tree_unflatten(a.in_tree, range(len(in_types)))

@@ -76,7 +76,7 @@ def add_jaxvals(x: Any, y: Any) -> Any:
 def _our_jvp(primitive: Primitive, rule: Callable[..., Any]) -> Callable[..., Any]:
     def jvp(primals: Sequence[Any], tangents: Sequence[Any], **params: Any) -> tuple[Any, Any]:
         out, tangent = pair(
-            primitive, rule(list(primals), list(tangents), **params), "differentiation", "result, tangent of the result"
+            primitive, rule(tuple(primals), tuple(tangents), **params), "differentiation", "result, tangent of the result"
         )
         outs = primitive.results(out, "its differentiation rule")
         given = primitive.results(tangent, "its differentiation rule, for the tangents,")
@@ -98,7 +98,7 @@ def _as_tangent(primitive: Primitive, out: Any, tangent: Any) -> Any:
 
 def _jax_jvp(primitive: Primitive, rule: Callable[..., Any]) -> Callable[..., Any]:
     def jvp(primals: Sequence[Any], tangents: Sequence[Any], **params: Any) -> tuple[Any, Any]:
-        outs, out_tangents = rule(list(primals), list(tangents), **params)
+        outs, out_tangents = rule(tuple(primals), tuple(tangents), **params)
         return bare(primitive, outs), bare(primitive, out_tangents)
 
     return jvp

@@ -62,14 +62,14 @@ def _checked(primitive: Primitive, axis: Axis, value: Any) -> tuple[tuple[Any, .
 
 def _our_fancy(primitive: Primitive, rule: Callable[..., Any]) -> Callable[..., Any]:
     def batch(axis: Axis, args: Sequence[Any], dims: Sequence[int | None], **params: Any) -> tuple[Any, Any]:
-        return _checked(primitive, axis, rule(axis, list(args), list(dims), **params))
+        return _checked(primitive, axis, rule(axis, tuple(args), tuple(dims), **params))
 
     return batch
 
 
 def _jax_fancy(primitive: Primitive, rule: Callable[..., Any]) -> Callable[..., Any]:
     def batch(axis_data: Any, args: Sequence[Any], dims: Sequence[int | None], **params: Any) -> tuple[Any, Any]:
-        outs, out_dims = rule(Axis(axis_data.size, axis_data.name), list(args), list(dims), **params)
+        outs, out_dims = rule(Axis(axis_data.size, axis_data.name), tuple(args), tuple(dims), **params)
         return bare(primitive, outs), bare(primitive, out_dims)
 
     return batch

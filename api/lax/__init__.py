@@ -61,3 +61,11 @@ def platform_dependent(*args: Any, default: Callable[..., Any] | None = None, **
 def with_sharding_constraint(x: Any, shardings: Any) -> Any:
     """x: there is one device."""
     return x
+
+
+def __getattr__(name: str) -> Any:
+    if name.endswith("_p"):
+        from tracegrad.extend.core import primitives  # few use them
+
+        return getattr(primitives, name)
+    raise AttributeError(f"module 'tracegrad.lax' has no attribute {name!r}")

@@ -25,7 +25,7 @@ from tracegrad.ir.program import Equation as JaxprEqn
 from tracegrad.ir.program import Literal, Source, Var
 from tracegrad.ir.types import ArrayType, tangent_type
 from tracegrad.tracer.errors import ConcretizationTypeError
-from tracegrad.tracer.tracer import Tracer
+from tracegrad.tracer.tracer import Tracer, TraceTag
 
 __all__ = [
     "ClosedJaxpr",
@@ -34,10 +34,12 @@ __all__ = [
     "JaxprEqn",
     "Literal",
     "Primitive",
+    "TraceTag",
     "Var",
     "array_types",
     "check_jaxpr",
     "concrete_or_error",
+    "find_top_trace",
     "gensym",
     "get_opaque_trace_state",
     "jaxpr_as_fun",
@@ -121,6 +123,11 @@ def concrete_or_error(force: Callable[[Any], Any] | None, value: Any, context: s
                 e.args = (f"{e}\n{context}",)
             raise
     return value if force is None else force(value)
+
+
+def find_top_trace(xs: Any) -> TraceTag:
+    """The innermost transformation under way, which operations on `xs` go to. A tracer's own is its `_trace`."""
+    return TraceTag(current())
 
 
 class _TraceState:
