@@ -16,6 +16,7 @@ from tracegrad.transforms.dead_code import remove_dead_code
 from tracegrad.transforms.duplicates import merge_common
 from tracegrad.transforms.hoist import hoist_invariants
 from tracegrad.transforms.inline import inline_calls
+from tracegrad.transforms.narrow import narrow_loops
 from tracegrad.transforms.simplify import simplify
 
 
@@ -170,9 +171,9 @@ def test_hoist_computes_what_does_not_change_before_the_loop() -> None:
     )
 
 
-def test_hoist_makes_a_constant_of_a_carry_that_never_changes() -> None:
+def test_narrowing_makes_a_constant_of_a_carry_that_never_changes() -> None:
     check(
-        hoist_invariants,
+        narrow_loops,
         """
         program @f(%w: f32[3], %x: f32[3]) -> (f32[3], f32[3]) {
           %a: f32[3], %b: f32[3] = scan const() carry(%w, %x) xs() {length=5, reverse=false, unroll=1}
@@ -190,6 +191,129 @@ def test_hoist_makes_a_constant_of_a_carry_that_never_changes() -> None:
               yield %0
             }
           return %w, %b
+        }""",
+    )
+
+
+def test_narrowing_leaves_one_of_what_is_equal_and_takes_results_that_are_operands_from_outside() -> None:
+    check(
+        narrow_loops,
+        """
+        program @f(%x: f32[4], %w: f32[]) -> (f32[], f32[], f32[4], f32[4], f32[4], f32[4]) {
+          %a: f32[], %b: f32[], %p: f32[4], %q: f32[4], %r: f32[4], %s: f32[4] = scan const(%w, 2.0: f32[], %w) carry(1.0: f32[], 1.0: f32[]) xs(%x, %x) {length=4, reverse=false, unroll=1}
+            body @body const(%v: f32[], %n: f32[], %u: f32[]) carry(%c: f32[], %d: f32[]) xs(%e: f32[], %g: f32[]) {
+              %0: f32[] = mul %c, %n
+              %1: f32[] = add %0, %e
+              %2: f32[] = mul %d, 2.0: f32[]
+              %3: f32[] = add %2, %g
+              %4: f32[] = mul %u, %c
+              yield %1, %3, %g, %v, %4, %4
+            }
+          return %a, %b, %p, %q, %r, %s
+        }""",
+        """
+        program @f(%x: f32[4], %w: f32[]) -> (f32[], f32[], f32[4], f32[4], f32[4], f32[4]) {
+          %a: f32[], %r: f32[4] = scan const(%w) carry(1.0: f32[]) xs(%x) {length=4, reverse=false, unroll=1}
+            body @body const(%v: f32[]) carry(%c: f32[]) xs(%e: f32[]) {
+              %0: f32[] = mul %c, 2.0: f32[]
+              %1: f32[] = add %0, %e
+              %2: f32[] = mul %v, %c
+              yield %1, %2
+            }
+          %q: f32[4] = broadcast_in_dim %w {broadcast_dimensions=(), shape=(4,)}
+          return %a, %a, %x, %q, %r, %r
+        }""",
+    )
+
+
+def test_narrowing_makes_constants_of_what_a_while_does_not_change() -> None:
+    check(
+        narrow_loops,
+        """
+        program @f(%x: f32[3], %n: f32[]) -> (f32[], f32[3], f32[]) {
+          %a: f32[], %b: f32[3], %c: f32[] = while cond_const() body_const() carry(0.0: f32[], %x, %n)
+            cond @test cond_const() carry(%0: f32[], %1: f32[3], %2: f32[]) {
+              %3: bool[] = lt %0, %2
+              yield %3
+            }
+            body @body body_const() carry(%4: f32[], %5: f32[3], %6: f32[]) {
+              %7: f32[] = reduce_max %5 {axes=(0,)}
+              %8: f32[] = abs %7
+              %9: f32[] = add %4, %8
+              %10: f32[] = add %9, 1.0: f32[]
+              yield %10, %5, %6
+            }
+          return %a, %b, %c
+        }""",
+        """
+        program @f(%x: f32[3], %n: f32[]) -> (f32[], f32[3], f32[]) {
+          %a: f32[] = while cond_const(%n) body_const(%x) carry(0.0: f32[])
+            cond @test cond_const(%0: f32[]) carry(%1: f32[]) {
+              %2: bool[] = lt %1, %0
+              yield %2
+            }
+            body @body body_const(%3: f32[3]) carry(%4: f32[]) {
+              %5: f32[] = reduce_max %3 {axes=(0,)}
+              %6: f32[] = abs %5
+              %7: f32[] = add %4, %6
+              %8: f32[] = add %7, 1.0: f32[]
+              yield %8
+            }
+          return %a, %x, %n
+        }""",
+    )
+
+
+def test_narrowing_takes_results_on_which_all_branches_agree_from_outside() -> None:
+    check(
+        narrow_loops,
+        """
+        program @f(%i: i32[], %x: f32[3]) -> (f32[3], f32[], f32[3], f32[3]) {
+          %a: f32[3], %b: f32[], %c: f32[3], %d: f32[3] = cond %i, %x, %x
+            branches[0] @no(%0: f32[3], %1: f32[3]) {
+              %2: f32[3] = sin %0
+              yield %0, 2.0: f32[], %2, %2
+            }
+            branches[1] @yes(%3: f32[3], %4: f32[3]) {
+              %5: f32[3] = cos %4
+              yield %4, 2.0: f32[], %5, %5
+            }
+          return %a, %b, %c, %d
+        }""",
+        """
+        program @f(%i: i32[], %x: f32[3]) -> (f32[3], f32[], f32[3], f32[3]) {
+          %c: f32[3] = cond %i, %x
+            branches[0] @no(%0: f32[3]) {
+              %1: f32[3] = sin %0
+              yield %1
+            }
+            branches[1] @yes(%2: f32[3]) {
+              %3: f32[3] = cos %2
+              yield %3
+            }
+          return %x, 2.0: f32[], %c, %c
+        }""",
+    )
+
+
+def test_narrowing_replaces_a_loop_of_one_step_by_its_body() -> None:
+    check(
+        narrow_loops,
+        """
+        program @f(%x: f32[], %t: f32[1]) -> (f32[], f32[1]) {
+          %a: f32[], %b: f32[1] = scan const() carry(%x) xs(%t) {length=1, reverse=false, unroll=1}
+            body @body const() carry(%c: f32[]) xs(%s: f32[]) {
+              %0: f32[] = add %c, %s
+              yield %0, %c
+            }
+          return %a, %b
+        }""",
+        """
+        program @f(%x: f32[], %t: f32[1]) -> (f32[], f32[1]) {
+          %s: f32[] = reshape %t {new_sizes=()}
+          %0: f32[] = add %x, %s
+          %b: f32[1] = reshape %x {new_sizes=(1,)}
+          return %0, %b
         }""",
     )
 

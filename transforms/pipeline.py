@@ -12,6 +12,7 @@ from tracegrad.transforms.duplicates import merge_common
 from tracegrad.transforms.expand import expand_primitives
 from tracegrad.transforms.hoist import hoist_invariants
 from tracegrad.transforms.inline import inline_calls
+from tracegrad.transforms.narrow import narrow_loops
 from tracegrad.transforms.physical_keys import physical_keys
 from tracegrad.transforms.simplify import simplify
 
@@ -25,7 +26,9 @@ PIPELINE: tuple[Pass, ...] = (
     physical_keys,  # before simplification, whose rules know only numeric dtypes
     simplify,
     inline_calls,  # a cond whose branch became known is a call by now
-    hoist_invariants,  # after simplification, which turns operands into constants of loops
+    merge_common,  # before narrowing, so that equal operands of a loop are one value
+    narrow_loops,  # before hoisting: a carry that never changes is a constant then
+    hoist_invariants,
     merge_common,  # after hoisting, so that two loops share what both hoisted
     simplify,
     remove_dead_code,  # last: the others leave dead equations behind
