@@ -8,6 +8,8 @@ nothing left to permute. Other operands come along where that is free: broadcast
 
 from __future__ import annotations
 
+from math import prod
+
 from tracegrad.ir.contractions import dot_general_p
 from tracegrad.ir.evaluate import rename, substitute
 from tracegrad.ir.program import Atom, Equation, Program, Var
@@ -28,7 +30,7 @@ Permutation = tuple[int, ...]
 
 def transpose_late(program: Program) -> Program:
     """Move transpositions of large arrays behind what is computed of them."""
-    if not any(e.primitive is transpose_p or e.primitive.regions for e in program.equations):
+    if not any(e.primitive in (transpose_p, dot_general_p) or e.primitive.regions for e in program.equations):
         return program
     return _Mover(program).run()
 
@@ -46,6 +48,7 @@ class _Mover:
         self.same: dict[Var, Atom] = {}  # transpositions that came to nothing
         self.equations: list[Equation] = []
         self.moved = False
+        self.only_products = _read_by_products(program)
 
     def run(self) -> Program:
         changed = False
@@ -66,10 +69,14 @@ class _Mover:
 
     def visit(self, eqn: Equation) -> None:
         primitive = eqn.primitive
-        if primitive is transpose_p and isinstance(eqn.inputs[0], Var) and eqn.outputs[0].type.size >= SMALLEST:
-            (x,), perm = eqn.inputs, eqn.params["permutation"]
+        x = eqn.inputs[0] if eqn.inputs else None
+        if primitive is transpose_p and isinstance(x, Var) and x.type.size >= SMALLEST:
+            perm = eqn.params["permutation"]
             base, inner = self.lies.get(x, (x, tuple(range(len(perm)))))
             self.define(eqn, base, tuple([inner[p] for p in perm]))
+            return
+        if primitive is dot_general_p:
+            self.product(eqn)
             return
         if any(isinstance(a, Var) and a in self.lies for a in eqn.inputs):
             if primitive.family in _ELEMENTWISE and len({v.type.shape for v in eqn.outputs}) == 1:
@@ -77,9 +84,6 @@ class _Mover:
                     return
             elif primitive.name in _REDUCTIONS:
                 self.reduction(eqn)
-                return
-            elif primitive is dot_general_p:
-                self.product(eqn)
                 return
         self.add(eqn)
 
@@ -103,6 +107,7 @@ class _Mover:
     # ------------------------------------------------------------------------------------------------------------- equations
 
     def elementwise(self, eqn: Equation) -> bool:
+        """Do it to what its operands are transpositions of, unless they are of different ones."""
         shape = eqn.outputs[0].type.shape
         perms = [self.lies[a][1] for a in eqn.inputs if isinstance(a, Var) and a in self.lies and a.type.shape == shape]
         if not perms or any(p != perms[0] for p in perms):
@@ -134,7 +139,7 @@ class _Mover:
 
     def broadcast(self, eqn: Equation, perm: Permutation, plans: list[Equation]) -> Var | None:
         """The result of a broadcast with its axes in another order: axis i of it is axis perm[i] of the new one."""
-        (x,), (out,) = eqn.inputs, eqn.outputs
+        x, out = eqn.inputs[0], eqn.outputs[0]
         places = [perm[d] for d in eqn.params["broadcast_dimensions"]]
         order = tuple(sorted(range(len(places)), key=lambda j: places[j]))
         if order != tuple(range(len(order))):
@@ -169,6 +174,8 @@ class _Mover:
         order: list[int] = list(range(len(batch[0])))
         for k, a in enumerate(eqn.inputs):
             free = [d for d in range(len(a.type.shape)) if d not in contracting[k] and d not in batch[k]]
+            if isinstance(a, Var) and a not in self.lies:
+                self.relay(a, contracting[k], batch[k], free)
             if isinstance(a, Var) and a in self.lies:
                 a, perm = self.lies[a]
                 contracting[k] = [perm[d] for d in contracting[k]]
@@ -182,15 +189,62 @@ class _Mover:
             eqn, eqn.replace(inputs=operands, params={**eqn.params, "dimension_numbers": numbers}), eqn.outputs[0], tuple(order)
         )
 
+    def relay(self, a: Var, contracting: list[int], batch: list[int], free: list[int]) -> None:
+        """An operand that is put together from broadcasts for products alone is made batch by batch, the longer axes innermost."""
+        if not batch or batch == list(range(len(batch))) or a.type.size < SMALLEST or not self.only_products.get(a, False):
+            return
+        lengths = [prod([a.type.shape[d] for d in dims]) for dims in (contracting, free)]
+        order = [*batch, *contracting, *free] if lengths[0] <= lengths[1] else [*batch, *free, *contracting]
+        perm = tuple([order.index(d) for d in range(len(order))])
+        plans: list[Equation] = []
+        made = self.composed(a, perm, plans)
+        if made is not None:
+            for plan in plans:
+                self.add(plan)
+            self.lies[a] = made, perm
+            self.moved = True
+
+    def composed(self, a: Var, perm: Permutation, plans: list[Equation]) -> Var | None:
+        """What `a` is a transposition of by `perm`, put together from broadcasts."""
+        source = self.made.get(a)
+        if source is None or a.type.shape != source.outputs[0].type.shape:
+            return None
+        if source.primitive is broadcast_in_dim_p:
+            return self.broadcast(source, perm, plans)
+        if source.primitive.family not in _ELEMENTWISE or len(source.outputs) != 1:
+            return None
+        inputs: list[Atom] = []
+        for x in source.inputs:
+            if isinstance(x, Var) and x.type.shape == a.type.shape:
+                made = self.composed(x, perm, plans)
+                if made is None:
+                    return None
+                x = made
+            inputs.append(x)
+        out = self.fresh(a, perm)
+        plans.append(source.replace(inputs=inputs, outputs=(out,)))
+        return out
+
     def finish(self, old: Equation, new: Equation, out: Var, order: Permutation) -> None:
         """The new equation gives the old one's result, or something of which it is a transposition."""
-        self.moved = True
+        self.moved = self.moved or new.inputs != old.inputs
         if order == tuple(range(len(order))):
             self.add(new)
             return
         base = self.fresh(out, order)
         self.add(new.replace(outputs=(base,)))
         self.define(old, base, order)
+
+
+def _read_by_products(program: Program) -> dict[Var, bool]:
+    """Whether each variable that is read is read by products alone."""
+    found: dict[Var, bool] = {}
+    for e in program.equations:
+        for a in e.inputs:
+            if isinstance(a, Var):
+                found[a] = found.get(a, True) and e.primitive is dot_general_p
+    found.update((a, False) for a in program.outputs if isinstance(a, Var))
+    return found
 
 
 __all__ = ["transpose_late"]

@@ -155,6 +155,10 @@ def drop_axes(ctx: Context, form: Lazy, axes: tuple[int, ...], t: ArrayType) -> 
 # ------------------------------------------------------------------------------------------------- broadcast, transpose, slice
 
 
+STRIDED_READS, STRIDED_SIZE = 4, 512
+"""Memory of that many elements that a loop reads with a stride, so often or more, is put in order first."""
+
+
 def lower_broadcast(ctx: Context, eqn: Equation) -> None:
     (x,), (out,) = eqn.inputs, eqn.outputs
     dims = eqn.params["broadcast_dimensions"]
@@ -181,6 +185,12 @@ def lower_broadcast(ctx: Context, eqn: Equation) -> None:
         ctx.define(out, found)
         return
     form = ctx.readable(form)
+    repeated = prod(shape[d] for d in range(len(shape)) if d not in dims or operand[dims.index(d)] != shape[d])
+    inner = max([d for k, d in enumerate(dims) if operand[k] != 1], default=-1)
+    outer_repeats = prod(n for d, n in enumerate(shape) if d < inner and (d not in dims or operand[dims.index(d)] == 1))
+    if type(form) is View and outer_repeats >= STRIDED_READS and x.type.size >= STRIDED_SIZE:
+        if form.strides[dims.index(inner)] != 1:
+            form = ctx.dense(x)
     if type(form) is View:
         strides = [0] * len(shape)
         for k, d in enumerate(dims):
@@ -189,9 +199,6 @@ def lower_broadcast(ctx: Context, eqn: Equation) -> None:
         ctx.define(out, View(t, form.buffer, form.offset, tuple(strides)))
         return
     assert isinstance(form, Lazy)  # one element was broadcast above
-    repeated = prod(shape[d] for d in range(len(shape)) if d not in dims or operand[dims.index(d)] != shape[d])
-    inner = max([d for k, d in enumerate(dims) if operand[k] != 1], default=-1)
-    outer_repeats = prod(n for d, n in enumerate(shape) if d < inner and (d not in dims or operand[dims.index(d)] == 1))
     if outer_repeats > 1 and form.cost > 4 and repeated > 1:
         # read again and again by an outer loop: worth memory
         view = ctx.view(x)

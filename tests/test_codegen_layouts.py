@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.codegen_harness import check, staged
+from tests.codegen_harness import check, loops, staged
 from tracegrad.codegen.layouts import transpose_late
 from tracegrad.ir import ops
 from tracegrad.ir.config import config
@@ -108,3 +108,29 @@ def test_inside_loops() -> None:
     program = moved(f, draw(20, 30), draw(3, 20, 30))
     (loop,) = program.equations
     assert "transpose" not in names(loop.params["body"])
+
+
+def test_an_operand_made_of_broadcasts_is_made_batch_by_batch() -> None:
+    def f(q: Any, x: Any, means: Any) -> Any:
+        shape = (x.shape[0], *means.shape)
+        centred = ops.sub(ops.broadcast_in_dim(x, shape, (0, 2)), ops.broadcast_in_dim(means, shape, (1, 2)))
+        scaled = ops.dot_general(q, centred, (((2,), (2,)), ((0,), (1,))))
+        return [ops.reduce_sum(ops.mul(scaled, scaled), (1,))]
+
+    program = moved(f, draw(4, 3, 3), draw(50, 3), draw(4, 3))
+    (product,) = [e for e in program.equations if e.primitive.name == "dot_general"]
+    assert product.inputs[1].type.shape == (4, 3, 50)
+    assert product.params["dimension_numbers"] == (((2,), (1,)), ((0,), (0,)))
+
+
+def test_what_is_read_again_and_again_with_a_stride_is_put_in_order_once() -> None:
+    def f(x: Any, means: Any) -> Any:
+        turned = ops.transpose(x, (1, 0))
+        shape = (means.shape[0], *turned.shape)
+        return [ops.sub(ops.broadcast_in_dim(turned, shape, (1, 2)), ops.broadcast_in_dim(means, shape, (0, 1)))]
+
+    args = draw(400, 3), draw(5, 3)
+    check(f, *args)
+    text = loops(f, *args)
+    assert len([line for line in text.splitlines() if "load in0[" in line]) == 1
+    assert "3*%" not in text.split("for")[-1]
