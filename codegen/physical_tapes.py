@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from tracegrad.ir.program import Atom, Equation, Literal, Program, Var
-from tracegrad.ir.tapes import empty_tape_p, record_while_p, tape_scan_p
+from tracegrad.ir.program import Atom, Equation, Program, Var
+from tracegrad.ir.tapes import record_while_p, tape_scan_p
 from tracegrad.ir.types import ArrayType, is_tape
 
 WORD = np.dtype(np.uint64)
@@ -61,9 +61,6 @@ def physical_tapes(program: Program) -> Program:
     inputs = [named(v) for v in program.inputs]
     equations: list[Equation] = []
     for eqn in program.equations:
-        if eqn.primitive is empty_tape_p:
-            env[eqn.outputs[0]] = Literal(np.uint64(0), ArrayType((), WORD))
-            continue
         operands = [read(a) for a in eqn.inputs]
         params = _physical_params(eqn)
         equations.append(eqn.replace(inputs=operands, outputs=[named(v) for v in eqn.outputs], params=params))

@@ -1,19 +1,21 @@
-"""A pass before lowering: what a scan stacks for another scan is computed again there when that is cheaper than memory.
+"""A pass before lowering: what a loop stacks for another one is computed again there when that is cheaper than memory.
 
-The forward loop of a gradient stacks residuals for the backward loop. Many are a broadcast, a negation or a product with a constant
+The forward loop of a gradient stacks residuals for the backward loop, or writes tapes, if its length is not known. Many are a broadcast, a negation or a product with a constant
 of something that is stacked anyway, is scanned over itself, or is smaller. The backward loop computes these in a register or two,
 while memory would have to be written, kept until then, and read.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from tracegrad.codegen.plan import COSTS
 from tracegrad.ir.control_flow import scan_p
 from tracegrad.ir.program import Atom, Equation, Literal, Program, Var
-from tracegrad.ir.types import ArrayType
+from tracegrad.ir.tapes import record_while_p, tape_scan_p
+from tracegrad.ir.types import ArrayType, tape_dtype
 from tracegrad.transforms.dead_code import remove_dead_code
 from tracegrad.transforms.regions import map_regions
 
@@ -21,15 +23,23 @@ MOST_STEPS = 6
 """A residual is computed again by at most so many equations."""
 WORTH = 0.7
 """What is stacked instead takes at most this part of the memory."""
+_LOOPS = frozenset({scan_p, record_while_p, tape_scan_p})
 _MOVES = frozenset("broadcast_in_dim reshape transpose rev convert_element_type".split())
 _NOT_CHEAP = frozenset("select_and_gather_add nextafter population_count clz reduce_precision".split())
 
 
 @dataclass(eq=False)
 class _Scan:
-    """A scan taken apart: pairs of (operand, variable of the body), equations of the body, pairs of (result, atom of the body)."""
+    """A loop taken apart: pairs of (operand, variable of the body), equations of the body, pairs of (result, atom of the body).
+
+    length: the number of steps, or for loops over tapes the atom that is the number of steps; first: the operands before the constants;
+    middle: the results between the carry and what is stacked.
+    """
 
     eqn: Equation
+    length: Any
+    first: Sequence[Atom]
+    middle: Sequence[Var]
     consts: list[tuple[Atom, Var]]
     carry: list[tuple[Atom, Var]]
     xs: list[tuple[Atom, Var]]
@@ -48,6 +58,12 @@ class _Scan:
         group.append((outer, made))
         return made
 
+    def stacked(self, t: ArrayType) -> ArrayType:
+        """The type of the values of all steps, of which each has the type `t`."""
+        if self.eqn.primitive is scan_p:
+            return ArrayType((self.length, *t.shape), t.dtype, t.weak)
+        return ArrayType((), tape_dtype(t))
+
     def rebuilt(self) -> Equation:
         if not self.changed:
             return self.eqn
@@ -60,11 +76,12 @@ class _Scan:
             [*[a for _, a in self.carried], *[a for _, a in self.ys]],
             p["body"].name,
         )
+        number = "body_nconsts" if self.eqn.primitive is record_while_p else "num_consts"
         return Equation(
-            scan_p,
-            [a for g in groups for a, _ in g],
-            [*[v for v, _ in self.carried], *[v for v, _ in self.ys]],
-            {**p, "body": remove_dead_code(body), "num_consts": len(self.consts)},
+            self.eqn.primitive,
+            [*self.first, *[a for g in groups for a, _ in g]],
+            [*[v for v, _ in self.carried], *self.middle, *[v for v, _ in self.ys]],
+            {**p, "body": remove_dead_code(body), number: len(self.consts)},
             self.eqn.source,
         )
 
@@ -72,10 +89,18 @@ class _Scan:
 def _taken_apart(eqn: Equation) -> _Scan:
     p = eqn.params
     body: Program = p["body"]
-    nc, nk = p["num_consts"], p["num_carry"]
-    pairs = list(zip(eqn.inputs, body.inputs))
-    results = list(zip(eqn.outputs, body.outputs))
-    return _Scan(eqn, pairs[:nc], pairs[nc : nc + nk], pairs[nc + nk :], list(body.equations), results[:nk], results[nk:])
+    length: Any
+    if eqn.primitive is record_while_p:
+        f, nc, m = p["cond_nconsts"], p["body_nconsts"], 1
+        nk = len(eqn.inputs) - f - nc
+        length = eqn.outputs[nk]
+    else:
+        f, nc, m, nk = int(eqn.primitive is tape_scan_p), p["num_consts"], 0, p["num_carry"]
+        length = eqn.inputs[0] if f else p["length"]
+    pairs = list(zip(eqn.inputs[f:], body.inputs))
+    carried, ys = list(zip(eqn.outputs, body.outputs[:nk])), list(zip(eqn.outputs[nk + m :], body.outputs[nk:]))
+    groups = pairs[:nc], pairs[nc : nc + nk], pairs[nc + nk :]
+    return _Scan(eqn, length, eqn.inputs[:f], eqn.outputs[nk : nk + m], *groups, list(body.equations), carried, ys)
 
 
 def recompute_residuals(program: Program) -> Program:
@@ -84,7 +109,7 @@ def recompute_residuals(program: Program) -> Program:
         return program
     equations = [map_regions(e, recompute_residuals) for e in program.equations]
     changed = any(a is not b for a, b in zip(equations, program.equations))
-    scans = {k: _taken_apart(e) for k, e in enumerate(equations) if e.primitive is scan_p}
+    scans = {k: _taken_apart(e) for k, e in enumerate(equations) if e.primitive in _LOOPS}
     if len(scans) > 1:
         readers: dict[Var, list[Any]] = {}
         for k, e in enumerate(equations):
@@ -105,22 +130,21 @@ def recompute_residuals(program: Program) -> Program:
 def _thin_out(scan: _Scan, readers: dict[Var, list[Any]]) -> bool:
     """Stack less: per group of values that are computed from the same others, the others, if they are smaller together."""
     made = {v: e for e in scan.equations for v in e.outputs}
-    length = scan.eqn.params["length"]
     known: dict[Any, tuple[Atom, bool]] = {v: (a, False) for a, v in scan.consts} | {v: (a, True) for a, v in scan.xs}
     recipes: dict[Var, _Recipe] = {}
     for stacked, inner in scan.ys:
         targets = readers.get(stacked, [])
-        if targets and all(t is not scan and _scans_over(t, stacked, length) for t in targets):
+        if targets and all(t is not scan and _scans_over(t, stacked, scan.length) for t in targets):
             recipes[stacked] = _recipe(inner, made, known)
     stays = {a: v for v, a in reversed(scan.ys) if v not in recipes and isinstance(a, Var)}
     changed = False
     for group in _groups(recipes):
         needed = {a: a.type.nbytes for v in group for a in recipes[v].leaves if a not in known and a not in stays}
-        if sum(needed.values()) > WORTH * sum(v.type.nbytes // max(length, 1) for v in group):
+        if sum(needed.values()) > WORTH * sum(a.type.nbytes for v, a in scan.ys if v in group):
             continue
         arrays: dict[Any, tuple[Atom, bool]] = dict(known) | {a: (v, True) for a, v in stays.items()}
         for a in needed:
-            new = Var(ArrayType((length, *a.type.shape), a.type.dtype, a.type.weak))
+            new = Var(scan.stacked(a.type))
             scan.ys.append((new, a))
             arrays[a] = (new, True)
         gone = set(group)
@@ -189,11 +213,11 @@ def _groups(recipes: dict[Var, _Recipe]) -> list[list[Var]]:
     return list(seen.values())
 
 
-def _scans_over(reader: Any, stacked: Var, length: int) -> bool:
+def _scans_over(reader: Any, stacked: Var, length: Any) -> bool:
     """Whether a reader is a scan that reads the array slice by slice, and in no other way."""
     return (
         isinstance(reader, _Scan)
-        and reader.eqn.params["length"] == length
+        and (reader.length is length or isinstance(length, int) and reader.length == length)
         and any(a is stacked for a, _ in reader.xs)
         and not any(a is stacked for a, _ in (*reader.consts, *reader.carry))
     )

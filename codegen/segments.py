@@ -21,12 +21,14 @@ _WEIGHTS = {"math": 30}
 
 
 def operands_of(s: Any) -> Iterable[Value]:
-    """The scalars that a statement itself reads (not those nested in it)."""
+    """The scalars that a statement itself reads (not those nested in it), the addresses of memory included."""
     kind = type(s)
     if kind is Value:
+        if s.op in ("load", "address") and s.attr[0].address is not None:
+            return (*s.args, s.attr[0].address)
         return s.args
     if kind is Store:
-        return (s.value,) if s.index is None else (s.index, s.value)
+        return [v for v in (s.index, s.value, s.buffer.address) if v is not None]
     if kind is For:
         return (s.low, s.high, *s.inits, *s.yields)
     if kind is While:
@@ -36,7 +38,8 @@ def operands_of(s: Any) -> Iterable[Value]:
     if kind is Call:
         return [a for a in s.args if type(a) is Value]
     if kind is CopyStatement:
-        return (s.target_index,) if s.source_index is None else (s.target_index, s.source_index)
+        addresses = [s.target.address, None if s.source is None else s.source.address]
+        return [v for v in (s.target_index, s.source_index, *addresses) if v is not None]
     if kind is Exit:
         return (s.condition, s.code)
     return ()

@@ -37,7 +37,7 @@ from tracegrad.codegen.tape_memory import (
 from tracegrad.codegen.values import Form, Lazy, Scalars, View, literal
 from tracegrad.ir.control_flow import split_scan, split_while
 from tracegrad.ir.program import Equation, Program, Var
-from tracegrad.ir.tapes import record_while_p, tape_length_p, tape_scan_p
+from tracegrad.ir.tapes import empty_tape_p, record_while_p, tape_length_p, tape_scan_p
 from tracegrad.ir.types import ArrayType
 
 if TYPE_CHECKING:
@@ -163,6 +163,10 @@ def lower_tape_length(ctx: Context, eqn: Equation) -> None:
     ctx.define(eqn.outputs[0], Scalars(eqn.outputs[0].type, [count]))
 
 
+def lower_empty_tape(ctx: Context, eqn: Equation) -> None:
+    ctx.define(eqn.outputs[0], Scalars(eqn.outputs[0].type, [ctx.b.const("i64", 0)]))
+
+
 class _Source:
     """Tapes that are read at one place: (number of the operand, bytes from there) of each."""
 
@@ -231,5 +235,6 @@ def _last_use(program: Program, tapes: Sequence[Var]) -> Equation | None:
 record_while_p.define(lower=lower_record_while)
 tape_scan_p.define(lower=lower_tape_scan)
 tape_length_p.define(lower=lower_tape_length)
+empty_tape_p.define(lower=lower_empty_tape)
 
-__all__ = ["lower_record_while", "lower_tape_length", "lower_tape_scan"]
+__all__ = ["lower_empty_tape", "lower_record_while", "lower_tape_length", "lower_tape_scan"]

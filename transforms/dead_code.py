@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tracegrad.ir.control_flow import split_scan, split_while
+from tracegrad.ir.control_flow import split_scan, split_while, while_p
 from tracegrad.ir.program import Atom, Equation, Program, Var
+from tracegrad.ir.tapes import tape_scan_p
 from tracegrad.transforms.regions import map_regions
 
 
@@ -43,7 +44,9 @@ def _select(xs: Sequence, mask: Sequence[bool]) -> list:  # type: ignore[type-ar
 
 
 def _prune_scan(eqn: Equation, used: list[bool]) -> Equation:
+    """Prune a scan, or a scan over tapes, whose operands begin with their length."""
     params = eqn.params
+    first = 1 if eqn.primitive is tape_scan_p else 0
     body: Program = params["body"]
     nc, nk = params["num_consts"], params["num_carry"]
     # A carry is needed if its final value is used, or if a needed output of the body depends on it.
@@ -61,20 +64,23 @@ def _prune_scan(eqn: Equation, used: list[bool]) -> Equation:
     pruned = pruned.replace(inputs=_select(pruned.inputs, mask))
     consts, carry, xs = split_scan(mask, nc, nk)
     return eqn.replace(
-        inputs=_select(eqn.inputs, mask),
+        inputs=[*eqn.inputs[:first], *_select(eqn.inputs[first:], mask)],
         outputs=_select(eqn.outputs, keep_carry + used[nk:]),
         params={**params, "body": pruned, "num_consts": sum(consts), "num_carry": sum(carry)},
     )
 
 
 def _prune_while(eqn: Equation, used: list[bool]) -> Equation:
+    """Prune a while, or one that records; if nothing is left of what it records, it is a while."""
     params = eqn.params
     test, body = remove_dead_code(params["cond"]), params["body"]
     ncc, nbc = params["cond_nconsts"], params["body_nconsts"]
     test_reads = used_inputs(test)
+    nk = len(eqn.inputs) - ncc - nbc
+    count, kept = used[nk : nk + 1], used[nk + 1 :]
     keep = [u or r for u, r in zip(used, test_reads[ncc:])]
     while True:
-        pruned = remove_dead_code(body, keep)
+        pruned = remove_dead_code(body, keep + kept)
         reads = used_inputs(pruned)
         needed = [k or r for k, r in zip(keep, reads[nbc:])]
         if needed == keep:
@@ -84,11 +90,13 @@ def _prune_while(eqn: Equation, used: list[bool]) -> Equation:
     pruned = pruned.replace(inputs=_select(pruned.inputs, reads[:nbc] + keep))
     cond_consts, body_consts, init = split_while(eqn.inputs, ncc, nbc)
     inputs = [*_select(cond_consts, test_reads[:ncc]), *_select(body_consts, reads[:nbc]), *_select(init, keep)]
-    if len(inputs) == len(eqn.inputs) and pruned.digest == body.digest and test.digest == params["cond"].digest:
+    recorded = any(count) or any(kept)
+    if len(inputs) == len(eqn.inputs) and (recorded or not count) and pruned.digest == body.digest and test.digest == params["cond"].digest:
         return eqn
     return eqn.replace(
+        primitive=eqn.primitive if recorded else while_p,
         inputs=inputs,
-        outputs=_select(eqn.outputs, keep),
+        outputs=_select(eqn.outputs, keep + [recorded] * len(count) + kept),
         params={**params, "cond": test, "body": pruned, "cond_nconsts": sum(test_reads[:ncc]), "body_nconsts": sum(reads[:nbc])},
     )
 
@@ -107,4 +115,10 @@ def _prune_cond(eqn: Equation, used: list[bool]) -> Equation:
     )
 
 
-_PRUNE = {"scan": _prune_scan, "while": _prune_while, "cond": _prune_cond}
+_PRUNE = {
+    "scan": _prune_scan,
+    "tape_scan": _prune_scan,
+    "while": _prune_while,
+    "record_while": _prune_while,
+    "cond": _prune_cond,
+}

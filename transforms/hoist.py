@@ -5,6 +5,7 @@ from __future__ import annotations
 from tracegrad.ir.control_flow import split_while
 from tracegrad.ir.evaluate import rename, substitute
 from tracegrad.ir.program import Atom, Equation, Literal, Program, Var
+from tracegrad.ir.tapes import tape_scan_p
 from tracegrad.transforms.regions import map_regions
 
 # These cost nothing where they are used; computing them ahead would only store them. They move along with what needs them.
@@ -12,7 +13,7 @@ _FREE = frozenset({"broadcast_in_dim", "iota", "reshape", "transpose", "slice", 
 
 
 def hoist_invariants(program: Program) -> Program:
-    """Compute before a scan or while what its body computes from constant operands alone; also make carries that never change constants."""
+    """Compute before a loop what its body computes from constant operands alone; also make carries that never change constants."""
     if not any(e.primitive.regions for e in program.equations):
         return program
     env: dict[Var, Atom] = {}
@@ -22,7 +23,7 @@ def hoist_invariants(program: Program) -> Program:
         inputs = substitute(eqn, env)
         if inputs != new.inputs:
             new = new.replace(inputs=inputs)
-        if new.primitive.name == "scan":
+        if new.primitive.name in ("scan", "tape_scan"):
             new = _hoist_scan(_constant_carries(new, env), equations)
         elif new.primitive.name == "while":
             new = _hoist_while(new, equations)
@@ -36,6 +37,7 @@ def _constant_carries(eqn: Equation, env: dict[Var, Atom]) -> Equation:
     """A scan whose body returns some carries as they came: these become constants, and their final values their initial ones."""
     body: Program = eqn.params["body"]
     nc, nk = eqn.params["num_consts"], eqn.params["num_carry"]
+    length, operands = _length_apart(eqn)
     fixed = [body.outputs[i] is body.inputs[nc + i] for i in range(nk)]
     if not any(fixed):
         return eqn
@@ -46,10 +48,10 @@ def _constant_carries(eqn: Equation, env: dict[Var, Atom]) -> Equation:
         return [*xs[:nc], *[xs[nc + i] for i in moved], *[xs[nc + i] for i in stay], *xs[nc + nk :]]
 
     for i in moved:
-        env[eqn.outputs[i]] = eqn.inputs[nc + i]
+        env[eqn.outputs[i]] = operands[nc + i]
     body = body.replace(inputs=order(body.inputs), outputs=[*[body.outputs[i] for i in stay], *body.outputs[nk:]])
     return eqn.replace(
-        inputs=order(eqn.inputs),
+        inputs=[*length, *order(operands)],
         outputs=[*[eqn.outputs[i] for i in stay], *eqn.outputs[nk:]],
         params={**eqn.params, "body": body, "num_consts": nc + len(moved), "num_carry": len(stay)},
     )
@@ -57,6 +59,12 @@ def _constant_carries(eqn: Equation, env: dict[Var, Atom]) -> Equation:
 
 def _calls_python(eqn: Equation) -> bool:
     return eqn.primitive.name == "pure_callback" or any(_calls_python(e) for _, p in eqn.regions() for e in p.equations)
+
+
+def _length_apart(eqn: Equation) -> tuple[tuple[Atom, ...], tuple[Atom, ...]]:
+    """The operand of a scan over tapes that is its number of steps, and the operands that it shares with a scan."""
+    n = 1 if eqn.primitive is tape_scan_p else 0
+    return tuple(eqn.inputs[:n]), tuple(eqn.inputs[n:])
 
 
 def _split(body: Program, num_consts: int) -> tuple[list[Equation], list[Equation], list[Var]]:
@@ -99,15 +107,16 @@ def _emit(moved: list[Equation], body: Program, operands: tuple[Atom, ...], equa
 def _hoist_scan(eqn: Equation, equations: list[Equation]) -> Equation:
     body: Program = eqn.params["body"]
     nc = eqn.params["num_consts"]
-    if eqn.params["length"] < 2 or body.constants:
+    length, operands = _length_apart(eqn)
+    if eqn.params.get("length", 2) < 2 or body.constants:
         return eqn
     moved, rest, results = _split(body, nc)
     if not moved or not results:
         return eqn
-    env = _emit(moved, body, eqn.inputs[:nc], equations)
+    env = _emit(moved, body, operands[:nc], equations)
     body = body.replace(inputs=[*body.inputs[:nc], *results, *body.inputs[nc:]], equations=rest)
     return eqn.replace(
-        inputs=[*eqn.inputs[:nc], *[env[v] for v in results], *eqn.inputs[nc:]],
+        inputs=[*length, *operands[:nc], *[env[v] for v in results], *operands[nc:]],
         params={**eqn.params, "body": body, "num_consts": nc + len(results)},
     )
 
