@@ -12,5 +12,6 @@ from tracegrad.transforms.custom import custom_vjp_primal_tree_values as custom_
 from tracegrad.transforms.custom import zero_from_primal as zero_from_primal
 from tracegrad.transforms.custom_gradient import closure_convert as closure_convert
 from tracegrad.transforms.custom_gradient import custom_gradient as custom_gradient
+from tracegrad.transforms.linear_call import linear_call as linear_call
 from tracegrad.transforms.zero import Zero as Zero
 from tracegrad.transforms.zero import is_zero as is_zero

@@ -31,6 +31,7 @@ from tracegrad.tracer.control_flow import TracedFunction
 from tracegrad.tracer.pytree import tree_flatten, tree_unflatten
 from tracegrad.tracer.tracer import Tracer
 from tracegrad.transforms.batch import named_axes
+from tracegrad.transforms.closures import Holder
 from tracegrad.transforms.pipeline import optimize
 
 _interpreter = bind.chosen
@@ -105,8 +106,10 @@ class Traced:
             )
 
 
-class JitFunction:
+class JitFunction(Holder):
     """A function compiled when called. Made by `jit`."""
+
+    functions = ("_fun",)
 
     def __init__(self, fun: Callable[..., Any], static: _Named, donate: _Named, inline: bool):
         functools.update_wrapper(self, fun)
@@ -121,6 +124,9 @@ class JitFunction:
         # One tuple, replaced as a whole: other threads may call, too, and must never pair these kinds with another's executable.
         self._quick: tuple[int, list[Any], Executable, Any] | None = None
         _functions.add(self)
+
+    def holding(self, *functions: Any) -> JitFunction:
+        return JitFunction(*functions, self._static, self._donate, self._inline)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         quick = self._quick

@@ -68,7 +68,14 @@ def by_method(w: Any) -> Callable[[Any], Any]:
     return f
 
 
-ALL = pytest.mark.parametrize("make", [by_jvp, by_vjp, by_defaults, by_method])
+def by_jit(w: Any) -> Callable[[Any], Any]:
+    scale = jit(lambda x: x * w)
+    f = custom_jvp(scale)
+    f.defjvp(lambda primals, tangents: (f(*primals), 5.0 * scale(tangents[0])))
+    return f
+
+
+ALL = pytest.mark.parametrize("make", [by_jvp, by_vjp, by_defaults, by_method, by_jit])
 
 
 @ALL
@@ -216,6 +223,27 @@ def test_function_arguments_that_close_over_traced_values() -> None:
     np.testing.assert_allclose(vmap(grad(apply, 1))(jnp.arange(2.0), jnp.ones(2)), [0.0, 5.0])
     with pytest.raises(UnexpectedTracerError, match="closed-over value"):
         grad(apply, (0, 1))(2.0, 3.0)
+
+
+def test_every_copy_of_a_custom_function_closes_over_its_own_values() -> None:
+    # The rule calls the function, whose copies must not share what was prepared for another.
+    def f(w: Any, x: Any) -> Any:
+        g = by_jvp(w)
+        return jvp(lambda x: jvp(g, (x,), (1.0,))[0] + g(2.0 * x), (x,), (1.0,))[1]
+
+    ws = jnp.asarray([2.0, 3.0])
+    np.testing.assert_allclose(vmap(f, (0, None))(ws, 3.0), 15.0 * ws)
+    held = lift(by_vjp)
+    assert held is None
+
+    def check(w: Any) -> Any:
+        lifted, (value,) = lift(by_jvp(w)) or (None, (None,))
+        assert lifted is not None and value is w
+        return jnp.stack([lifted.at([v])(1.0) for v in (w, 10.0, 2.0 * w, 20.0)])
+
+    for wrap in (jit, vmap):
+        out = wrap(check)(jnp.asarray([3.0]) if wrap is vmap else 3.0)
+        np.testing.assert_allclose(np.ravel(out), [3.0, 10.0, 6.0, 20.0])
 
 
 def test_lifting_keeps_what_holds_no_traced_value() -> None:

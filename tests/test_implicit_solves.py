@@ -228,10 +228,10 @@ def test_a_root_with_containers_auxiliary_data_and_integers() -> None:
     x, aux = f(3.0, 2)
     assert int(aux[0]) == 5
     for mode in (jacfwd, jacrev, lambda f: jit(jacrev(f)), lambda f: lambda a: vmap(jacrev(f))(jnp.asarray([a]))):
-        slopes = mode(lambda a: f(a, 2))(3.0)
-        np.testing.assert_allclose(np.ravel(slopes[0]["u"]), [0.5 / np.sqrt(3.0)])
-        np.testing.assert_allclose(np.ravel(slopes[0]["v"]), [2.0])
-        assert np.ravel(slopes[1][1]).tolist() == [0.0]
+        slopes, slope_of_aux = mode(lambda a: (f(a, 2)[0], f(a, 2)[1][1]))(3.0)
+        np.testing.assert_allclose(np.ravel(slopes["u"]), [0.5 / np.sqrt(3.0)])
+        np.testing.assert_allclose(np.ravel(slopes["v"]), [2.0])
+        assert np.ravel(slope_of_aux).tolist() == [0.0]
     assert float(grad(lambda g: lax.custom_root(lambda x: x - 1.0, g, lambda f, g: g, lambda g, y: y))(1.0)) == 0.0
 
 
@@ -271,3 +271,34 @@ def test_a_solution_depends_on_all_of_its_right_hand_side() -> None:
     f = lambda b: lax.custom_linear_solve(lambda x: 2.0 * x, b**2, lambda _, b: b / 2.0) + 0.0 * b  # noqa: E731
     pattern = sparse.jacobian_pattern(f, jnp.ones(3))
     assert len(pattern.rows) == 9
+
+
+def test_a_linear_call_brings_its_transpose() -> None:
+    from tracegrad.custom_derivatives import linear_call
+
+    def f(r: Any, x: Any) -> Any:
+        # The transpose is another function, so that it shows.
+        apply = lambda r, x: {"y": x["x"] * r}  # noqa: E731
+        return linear_call(apply, lambda r, ct: {"x": 10.0 * r * ct["y"]}, r, {"x": x})["y"]
+
+    slope = lambda x: f(2.0, x)  # noqa: E731
+    assert float(f(2.0, 3.0)) == 6.0
+    assert float(jvp(slope, (3.0,), (1.0,))[1]) == 2.0
+    for wrap in (
+        grad,
+        lambda g: jit(grad(g)),
+        lambda g: grad(jit(g)),
+        lambda g: lambda x: tracegrad.linear_transpose(g, x)(1.0)[0],
+    ):
+        assert float(wrap(slope)(3.0)) == 20.0
+    rs = jnp.asarray([1.0, 2.0])
+    np.testing.assert_allclose(vmap(grad(f, 1))(rs, rs), 10.0 * rs)
+    np.testing.assert_allclose(grad(lambda x: vmap(f, (0, None))(rs, x).sum())(1.0), 30.0)
+    closed = lambda w, x: linear_call(lambda _, x: w * x, lambda _, ct: 10.0 * w * ct, (), x)  # noqa: E731
+    np.testing.assert_allclose(jit(vmap(grad(closed, 1)))(rs, rs), 10.0 * rs)
+    with pytest.raises(NotImplementedError, match="with respect to its residual arguments"):
+        grad(f)(2.0, 3.0)
+    with pytest.raises(TypeError, match="must give the structure of the linear arguments"):
+        grad(lambda x: linear_call(lambda r, x: x, lambda r, ct: (ct,), (), x))(1.0)
+    with pytest.raises(TypeError, match=r"gave f64\[2\] as the cotangent of an argument f64\[\]"):
+        grad(lambda x: linear_call(lambda r, x: x, lambda r, ct: jnp.stack([ct, ct]), (), x))(1.0)

@@ -18,10 +18,17 @@ from tracegrad.tracer.pytree import tree_flatten, tree_unflatten
 from tracegrad.tracer.tracer import Tracer
 
 
-class Rules:
-    """Base of objects that hold functions under the attributes `functions`, such as custom_jvp: their closures are looked into."""
+class Holder:
+    """Base of objects that hold functions under the attributes `functions`: custom_jvp and its kind, jit. Their closures are looked into."""
 
     functions: tuple[str, ...] = ()
+
+    def holding(self, *functions: Any) -> Any:
+        """A copy that holds other functions, in the order of `functions`."""
+        new = copy.copy(self)
+        for name, function in zip(self.functions, functions):
+            setattr(new, name, function)
+        return new
 
 
 class _Slot:
@@ -92,7 +99,7 @@ def _parts(x: Any) -> Sequence[Any]:
         return [x.func, *x.args, *x.keywords.values()]
     if isinstance(x, types.MethodType):
         return [x.__func__, x.__self__]
-    if isinstance(x, Rules):
+    if isinstance(x, Holder):
         return [getattr(x, name) for name in x.functions]
     return _leaves(x)
 
@@ -145,11 +152,8 @@ def _remade(root: Any, reaching: dict[int, Any], replace: Callable[[Any], Any]) 
             new.__kwdefaults__ = None if x.__kwdefaults__ is None else {k: remake(d) for k, d in x.__kwdefaults__.items()}
             new.__dict__.update({k: remake(v) for k, v in x.__dict__.items()})
             return new
-        if isinstance(x, Rules):
-            new_rules = memo[id(x)] = copy.copy(x)
-            for name in x.functions:
-                setattr(new_rules, name, remake(getattr(x, name)))
-            return new_rules
+        if isinstance(x, Holder):
+            return x.holding(*[remake(getattr(x, name)) for name in x.functions])
         if isinstance(x, functools.partial):
             return functools.partial(remake(x.func), *map(remake, x.args), **{k: remake(v) for k, v in x.keywords.items()})
         if isinstance(x, types.MethodType):

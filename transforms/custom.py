@@ -24,7 +24,7 @@ from tracegrad.tracer.errors import UnexpectedTracerError
 from tracegrad.tracer.pytree import TreeDef, keystr, leaf_paths, tree_flatten, tree_map, tree_unflatten
 from tracegrad.tracer.tracer import Tracer
 from tracegrad.transforms.api import Flat, as_array, as_inputs, check_callable, leaf_type, name_of, spread
-from tracegrad.transforms.closures import Lifted, Rules, lift
+from tracegrad.transforms.closures import Holder, Lifted, lift
 from tracegrad.transforms.custom_rules import apply_custom, closed_over
 from tracegrad.transforms.zero import Zero, instantiate
 
@@ -108,7 +108,7 @@ def arrays(values: Sequence[Any]) -> list[Any]:
         return [as_array(x) if isinstance(x, (np.ndarray, np.generic)) else x for x in values]
 
 
-class Custom(Rules):
+class Custom(Holder):
     """What custom_jvp and custom_vjp share: resolving arguments, keeping those that are not differentiated apart, flattening."""
 
     what = ""
@@ -133,6 +133,11 @@ class Custom(Rules):
             if name not in order:
                 raise ValueError(f"{self.what}: nondiff_argnames names {name!r}, but {self.__name__} takes {', '.join(order)}")
         return [order.index(name) for name in names]
+
+    def holding(self, *functions: Any) -> Any:
+        new = super().holding(*functions)
+        new._applications = {}  # they belong to the functions
+        return new
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         raise NotImplementedError(f"{type(self).__name__} does not say how it is called; use custom_jvp or custom_vjp")
