@@ -16,6 +16,7 @@ from tracegrad.codegen.loop_sums import sum_products_after_loops
 from tracegrad.codegen.lower import lower_program
 from tracegrad.codegen.memory import plan_arena
 from tracegrad.codegen.physical_tapes import physical_tapes
+from tracegrad.codegen.product_sums import sum_before_products
 from tracegrad.codegen.residuals import recompute_residuals
 from tracegrad.codegen.rows import loop_over_rows
 from tracegrad.ir.program import Program
@@ -53,6 +54,7 @@ class CompiledObject:
 
 PREPARATION = (
     transpose_late,  # first: the others look for rows and products where they lie
+    sum_before_products,
     recompute_residuals,
     accumulate_in_windows,
     sum_products_after_loops,
