@@ -107,7 +107,8 @@ class _Printer:
             groups, rest = [], operands
             for group, size in GROUP_SIZES[kind]:
                 n = _group_size(eqn, size, rest)
-                hidden.add(size or "")
+                if isinstance(size, str):
+                    hidden.add(size)
                 groups.append(f"{group}({', '.join(rest[:n])})")
                 rest = rest[n:]
             text = " ".join(groups)

@@ -50,3 +50,13 @@ def test_every_stage_is_shown(tmp_path: Path) -> None:
     assert "program @" in out and "define" in out
     assert len(list(tmp_path.glob("gradient.*.txt"))) == 6
     assert (tmp_path / "read_the_ir.png").exists()
+
+
+def test_an_orbit_is_found_through_a_primitive(tmp_path: Path) -> None:
+    out = run("own_primitive.py", tmp_path)
+    assert "kepler %mean" in out
+    assert float(re.search(r"e sin E: ([\de.-]+)", out).group(1)) < 1e-14  # type: ignore[union-attr]
+    found = {name: (float(a), float(b)) for name, a, b in re.findall(r"(\w[\w ]*?) +found +([\d.]+), true +([\d.]+)", out)}
+    assert abs(found["period"][0] - found["period"][1]) < 0.05 and abs(found["amplitude"][0] - found["amplitude"][1]) < 3
+    assert float(re.search(r"residual ([\d.]+)", out).group(1)) < 4.5  # type: ignore[union-attr]
+    assert (tmp_path / "own_primitive.png").stat().st_size > 10_000
