@@ -126,7 +126,8 @@ class JitFunction(Holder):
         _functions.add(self)
 
     def holding(self, *functions: Any) -> JitFunction:
-        return JitFunction(*functions, self._static, self._donate, self._inline)
+        (fun,) = functions
+        return JitFunction(fun, self._static, self._donate, self._inline)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         quick = self._quick

@@ -123,7 +123,7 @@ class Custom(Holder):
         if isinstance(nondiff_argnames, str):
             nondiff_argnames = (nondiff_argnames,)
         self.nondiff_argnums = tuple(sorted({*nondiff_argnums, *self._positions(nondiff_argnames)}))
-        self._applications: dict[Any, _Application] = {}
+        self._applications: dict[Any, Any] = {}
 
     def _positions(self, names: Sequence[str]) -> list[int]:
         if not names:

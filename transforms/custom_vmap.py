@@ -60,7 +60,7 @@ class custom_vmap(Custom):
             values = held[1]
             application = _Application(self.__name__, None, held[0], len(values), in_tree)
         else:
-            found = self._applications.get(in_tree)
+            found: _Application | None = self._applications.get(in_tree)
             if found is None:
                 found = self._applications[in_tree] = _Application(self.__name__, self, None, 0, in_tree)
             application = found

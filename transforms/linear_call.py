@@ -11,7 +11,7 @@ from tracegrad.ir.types import ArrayType, tangent_type
 from tracegrad.tracer.abstract import argument_names
 from tracegrad.tracer.pytree import TreeDef, structure_error, tree_flatten, tree_unflatten
 from tracegrad.transforms.api import as_array, as_inputs, check_callable, leaf_type, name_of
-from tracegrad.transforms.closures import lift
+from tracegrad.transforms.closures import Lifted, lift
 from tracegrad.transforms.custom import arrays
 from tracegrad.transforms.custom_rules import apply_custom
 from tracegrad.transforms.zero import Linear, Zero, instantiate
@@ -44,21 +44,23 @@ class _LinearCall:
         self,
         fun: Callable[..., Any],
         transpose: Callable[..., Any],
-        lifted: Any,
+        lifted: tuple[Lifted, list[Any]] | None,
         num_held: int,
         tree: TreeDef,
         num_residuals: int,
     ):
         self.name = name_of(fun)
-        self.functions = (fun, transpose) if lifted is None else None
         self.lifted = None if lifted is None else lifted[0]
+        # In `lifted` they are without the traced values.
+        self.functions: Any = (fun, transpose) if lifted is None else None
         self.num_held = num_held
         self.num_fixed = num_held + num_residuals
         self.tree = tree
         self.rule = DerivativeRule(self.name, jvp=self.jvp, transpose=self.transpose)
 
     def functions_at(self, values: Sequence[Any]) -> tuple[Callable[..., Any], Callable[..., Any]]:
-        return self.functions or self.lifted.at(values[: self.num_held])
+        fun, transpose = self.functions if self.lifted is None else self.lifted.at(values[: self.num_held])
+        return fun, transpose
 
     def apply(self, values: Sequence[Any]) -> Sequence[Any]:
         return apply_custom(custom_jvp_call_p, self, self.rule, values)
