@@ -52,6 +52,8 @@ BLAS_VECTOR = 60_000
 """The same for a matrix times a vector."""
 LAZY_TERMS = 4
 """Batched products that sum at most so many terms are lazy values."""
+STREAMED, SHORTEST_ROW = 1 << 16, 64
+"""So are products of that many elements, which would go through memory twice, if the right operand is read along rows of that length."""
 OUTER_TERMS = 2
 """Any product that sums at most so many terms is a lazy value: an outer product costs no more than reading it from memory."""
 UNROLLED_TERMS = 8
@@ -89,7 +91,7 @@ def lower_dot_general(ctx: Context, eqn: Equation) -> None:
     if m == n == 1 and count == 1:
         _as_reduction(ctx, out, left, right, (lc, rc), dtype)
         return
-    if k <= (LAZY_TERMS if count > 1 and m * n <= 64 else OUTER_TERMS):
+    if k <= OUTER_TERMS or k <= LAZY_TERMS and (count > 1 and m * n <= 64 or t.size >= STREAMED and _along_rows(right, rf)):
         ctx.define(out, _as_lazy(ctx, left, right, (lb, lf, lc), (rb, rf, rc), dtype, t))
         return
     # an operand as it is keeps its name, so that what is put in memory for this product serves others, too
@@ -110,6 +112,13 @@ def lower_dot_general(ctx: Context, eqn: Equation) -> None:
         return
     accumulated = View(ArrayType(t.shape, dtype), place.buffer, place.offset, dense_strides(t.shape))
     ctx.define(out, lazy_map(ctx, t, [accumulated], lambda b, x: scalars.convert(b, x[0], dtype, t.dtype), 1))
+
+
+def _along_rows(right: Form, free: tuple[int, ...]) -> bool:
+    """Whether a loop over the last axis of the result reads the right operand in order."""
+    if not free or right.type.shape[free[-1]] < SHORTEST_ROW or right.type.dtype.kind == "c":
+        return False
+    return type(right) is not View or right.strides[free[-1]] == 1
 
 
 def converted(ctx: Context, atom: Any, dtype: Any) -> Form:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.codegen_harness import check, staged
+from tests.codegen_harness import check, loops, staged
 from tracegrad.codegen.product_sums import sum_before_products
 from tracegrad.ir import ops
 from tracegrad.ir.config import config
@@ -81,3 +81,26 @@ def test_other_operations_between_and_whole_numbers_stay() -> None:
     whole = np.arange(4 * 5 * 5, dtype=np.int32).reshape(4, 5, 5) % 7
     program = summed(f, draw(4, 30, 5), draw(4, 5, 20), whole)
     assert [e.outputs[0].type.shape for e in program.equations if e.primitive.name == "dot_general"] == [(4, 30, 20), (4, 5, 5)]
+
+
+@pytest.mark.parametrize("n", [63, 64, 3000])
+def test_a_large_product_of_few_terms_is_computed_where_it_is_read(n: int) -> None:
+    """Three coordinates times many points, for every row of many matrices: read once, by a sum that keeps the points."""
+
+    def f(a: Any, points: Any, weights: Any) -> Any:
+        moved = ops.dot_general(a, points, (((2,), (0,)), ((), ())))
+        weighted = ops.mul(moved, ops.broadcast_in_dim(weights, moved.shape, (0, 2)))
+        return [ops.reduce_sum(weighted, (0,))]
+
+    args = draw(40, 30, 3), draw(3, n), draw(40, n)
+    check(f, *args)
+    assert ("gemm" in loops(f, *args)) == (n == 63)
+
+
+def test_few_terms_along_columns_go_to_blas() -> None:
+    def f(a: Any, points: Any) -> Any:
+        return [ops.exp(ops.dot_general(a, points, (((1,), (1,)), ((), ()))))]
+
+    args = draw(300, 3), draw(400, 3)
+    check(f, *args)
+    assert "gemm" in loops(f, *args)
