@@ -4,16 +4,29 @@ from __future__ import annotations
 
 import doctest
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+
+from tracegrad.ir.config import config
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted([*(ROOT / "docs").glob("*.md"), ROOT / "README.md"])
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
+@pytest.fixture
+def flags_restored() -> Iterator[None]:
+    """A page may set flags for what follows on it; the next page starts as a reader does."""
+    before = config.values
+    yield
+    for name, value in before.items():
+        config.update(name, value)
+
+
+@pytest.mark.usefixtures("flags_restored")
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_the_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
