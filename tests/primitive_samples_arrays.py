@@ -263,9 +263,12 @@ def scatter_samples() -> Iterable[Case]:
         for dtype in (F64, F32, BF16, I32):
             x, updates = draw(dtype, (4, 3), 1, 4), draw(dtype, (4, 3), 1, 4, 1)
             yield sample(ops.scatter, x, rows, updates, kind=kind, **put, unique_indices=True, note=f"{kind} unique")
-            claims = {} if kind in ("add", "set") else {"order": 0}
-            yield sample(ops.scatter, x, repeated, updates, kind=kind, **put, note=f"{kind} repeated", **claims)
+            yield sample(ops.scatter, x, repeated, updates, kind=kind, **put, note=f"{kind} repeated")
     x, updates = draw(F64, (4, 3)), draw(F64, (4, 3), salt=1)
+    # Elements that get one, two and three zero factors.
+    zeros = np.array([[1, 0, 0], [2, 1, 1], [3, 0, 0], [1, 2, 1]]) * updates
+    together = np.array([[1], [1], [1], [0]], I32)
+    yield sample(ops.scatter, x, together, zeros, kind="mul", **put, note="mul zeros")
     yield sample(ops.scatter, x, rows, updates, kind="add", **put, mode="clip", note="add clip")
     yield sample(ops.scatter, x, rows[:0], updates[:0], kind="add", **put, note="add nothing")
     yield sample(ops.scatter, draw(C128, (4, 3)), rows, draw(C128, (4, 3), salt=1), kind="add", **put, note="add")

@@ -217,15 +217,24 @@ def _product_of_others(x: Any, indices: Any, updates: Any, params: dict[str, Any
     if params["unique_indices"]:
         return _gather_back(x, indices, t, 0, params)
     # Several factors may meet in one element. The product of the others is found by dividing, which a zero factor prevents: so
-    # zeros are counted apart. (Exact to first order; where several zeros meet, mixed derivatives of second order are lost.)
+    # those are set apart. They contribute 1, f, f g, ... where there are 0, 1, 2, ... others: symmetric polynomials, whose values are
+    # zero but not their derivatives, made of sums of powers (Newton's identities). More than two matter from the fourth order on only.
     zero, one = scalar(0, t.dtype), scalar(1, t.dtype)
     is_null = ops.eq(updates, zero)
-    nulls = _scatter("add", full(0, type_of(x).shape, t.dtype), indices, ops.convert_element_type(is_null, t.dtype), params)
+    null = ops.select(is_null, updates, zero)
+
+    def of_others(terms: Any) -> Any:
+        """For each update the sum of the terms of the others of its element."""
+        sums = _scatter("add", full(0, type_of(x).shape, t.dtype), indices, terms, params)
+        return ops.sub(_gather_back(sums, indices, t, 0, params), terms)
+
+    others = of_others(ops.convert_element_type(is_null, t.dtype))
+    single = of_others(null)
+    pair = ops.mul(ops.sub(ops.square(single), of_others(ops.square(null))), scalar(0.5, t.dtype))
+    few = ops.select(ops.eq(others, scalar(1, t.dtype)), single, ops.select(ops.eq(others, scalar(2, t.dtype)), pair, zero))
     factors = ops.select(is_null, one, updates)
     product = _gather_back(_scatter("mul", x, indices, factors, params), indices, t, 0, params)
-    nulls = _gather_back(nulls, indices, t, 0, params)
-    others = ops.sub(nulls, ops.convert_element_type(is_null, t.dtype))
-    return ops.select(ops.eq(others, zero), ops.div(product, factors), zero)
+    return ops.mul(ops.div(product, factors), ops.select(ops.eq(others, zero), one, few))
 
 
 def _extremum_weights(ans: Any, x: Any, indices: Any, updates: Any, params: dict[str, Any]) -> tuple[Any, Any]:
