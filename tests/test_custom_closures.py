@@ -246,6 +246,14 @@ def test_every_copy_of_a_custom_function_closes_over_its_own_values() -> None:
         np.testing.assert_allclose(np.ravel(out), [3.0, 10.0, 6.0, 20.0])
 
 
+@ALL
+def test_programs_keep_no_traced_values(make: Any) -> None:
+    with tracegrad.checking_leaks():
+        f = lambda w, x: lax.scan(lambda c, _: (make(w)(c), None), x, None, length=2)[0]  # noqa: E731
+        for g in (f, grad(f, 1)):
+            jit(g)(2.0, 3.0)
+
+
 def test_lifting_keeps_what_holds_no_traced_value() -> None:
     log: list[float] = []
     plain = lambda x: log.append(x)  # noqa: E731

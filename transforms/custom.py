@@ -137,6 +137,7 @@ class Custom(Holder):
     def holding(self, *functions: Any) -> Any:
         new = super().holding(*functions)
         new._applications = {}  # they belong to the functions
+        new.__wrapped__ = new.fun
         return new
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
