@@ -59,6 +59,8 @@ FUNCTIONS: dict[str, Any] = {
     "scan": lambda x: lax.scan(lambda c, k: (c * jnp.cos(k * x), c * x), x, jnp.arange(4.0))[1].sum(),
     "inner jit": lambda x: tg.jit(lambda v: jnp.exp(v) * v)(x) + tg.checkpoint(jnp.sin)(x),
     "inner grad": tg.grad(lambda x: jnp.exp(jnp.sin(x)) * x),
+    "grad of while": tg.grad(lambda x: lax.while_loop(lambda s: s[0] < 3, lambda s: (s[0] + 1, jnp.sin(s[1]) * s[1]), (0, x))[1]),
+    "grad of scan": tg.grad(lambda x: lax.scan(lambda c, k: (c * jnp.cos(k * x), c * x), x, jnp.arange(4.0))[1].sum()),
     "inner vmap": lambda x: tg.vmap(lambda k: jnp.sin(k * x))(jnp.arange(3.0)).prod(),
     "complex": lambda x: jnp.abs(jnp.exp(1j * x) + x) + jnp.fft.fft(jnp.stack([x, x * x])).real.sum(),
 }

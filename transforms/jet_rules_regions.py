@@ -12,11 +12,13 @@ from tracegrad.ir.bind import bind, type_of
 from tracegrad.ir.calls import call_p, checkpoint_p, custom_vjp_call_p, custom_vmap_call_p, name_p, optimization_barrier_p
 from tracegrad.ir.control_flow import cond_p, scan_p, split_scan, split_while, while_p
 from tracegrad.ir.evaluate import run
+from tracegrad.ir.primitive import Declined, Primitive
 from tracegrad.ir.program import Program, Var
+from tracegrad.ir.tapes import empty_tape_p, record_while_p, tape_length_p, tape_scan_p
 from tracegrad.ir.types import tangent_type
 from tracegrad.transforms.jet import Mask, given_terms, jet_flat, jet_program, mask_of, union, with_terms
-from tracegrad.transforms.jet_rules import Operands
-from tracegrad.transforms.series import Series
+from tracegrad.transforms.jet_rules import Operands, no_motion
+from tracegrad.transforms.series import Series, constant
 from tracegrad.transforms.zero import Zero, instantiate
 
 
@@ -94,48 +96,53 @@ def _cond(operands: Operands, *, branches: tuple[Program, ...]) -> list[Series]:
 cond_p.define(jet=_cond)
 
 
-# while
+# while, and the loops of its reverse mode, which write and read tapes: a tape of values has a tape for each coefficient
 
 
-def _while(operands: Operands, *, cond: Program, body: Program, cond_nconsts: int, body_nconsts: int) -> list[Series]:
+def _while(prim: Primitive, operands: Operands, **params: Any) -> tuple[list[Series], Sequence[Any], Mask]:
+    """The series of the last carry of a while or record_while; its results beyond, and which coefficients of the values kept are there."""
     order = _order(operands)
-    cond_consts, consts, init = split_while(operands, cond_nconsts, body_nconsts)
+    cond, body, nc, nb = [params[name] for name in ("cond", "body", "cond_nconsts", "body_nconsts")]
+    cond_consts, consts, init = split_while(operands, nc, nb)
     consts_mask, carried = mask_of(consts), mask_of(init)
+    n, n_kept = len(init), len(body.outputs) - len(init)
+    none: Mask = ((False,) * order,) * n_kept
     while True:
-        expanded, found = jet_program(body, consts_mask + carried, order, carried)
-        if found == carried:
+        expanded, found = jet_program(body, consts_mask + carried, order, carried + none)
+        if found[:n] == carried:
             break
-        carried = found
+        carried = found[:n]
     terms = [Var(tangent_type(t)) for t, row in zip(body.out_types, carried) for there in row if there]
     test = cond.replace(inputs=[*cond.inputs, *terms])
     # From (constants, carry, terms of constants, terms of the carry) to (constants, their terms, carry, its terms).
-    n, c = len(body.inputs), _count(consts_mask)
-    variables = expanded.inputs
-    expanded = expanded.replace(
-        inputs=[*variables[:body_nconsts], *variables[n : n + c], *variables[body_nconsts:n], *variables[n + c :]]
-    )
-    outs = bind(
-        while_p,
-        *_values(cond_consts),
-        *_values(consts),
-        *given_terms(consts),
-        *_values(init),
-        *_with_terms_in(init, carried),
-        cond=test,
-        body=expanded,
-        cond_nconsts=cond_nconsts,
-        body_nconsts=body_nconsts + c,
-    )
-    return with_terms(outs[: len(init)], outs[len(init) :], carried)
+    c, k, c_terms, k_terms = _groups(expanded.inputs, [nb, n, _count(consts_mask), _count(carried)])
+    last, kept, last_terms, kept_terms = _groups(expanded.outputs, [n, n_kept, len(k_terms), _count(found[n:])])
+    expanded = expanded.replace(inputs=[*c, *c_terms, *k, *k_terms], outputs=[*last, *last_terms, *kept, *kept_terms])
+    operands_out = [*_values(cond_consts), *_values(consts), *given_terms(consts), *_values(init), *_with_terms_in(init, carried)]
+    changed = {"cond": test, "body": expanded, "body_nconsts": nb + len(c_terms)}
+    outs = bind(prim, *operands_out, **{**params, **changed})
+    size = n + len(k_terms)
+    return with_terms(outs[:n], outs[n:size], carried), outs[size:], found[n:]
 
 
-while_p.define(jet=_while)
+def _record_while(operands: Operands, **params: Any) -> list[Series]:
+    last, (count, *tapes), mask = _while(record_while_p, operands, **params)
+    n = len(mask)
+    return [*last, constant(count, _order(operands)), *with_terms(tapes[:n], tapes[n:], mask)]
+
+
+while_p.define(jet=lambda operands, **params: _while(while_p, operands, **params)[0])
+record_while_p.define(jet=_record_while)
+empty_tape_p.define(jet=Declined("it has no operands"))
+no_motion(tape_length_p)
 
 
 # scan
 
 
-def _scan(operands: Operands, *, body: Program, num_consts: int, num_carry: int, **params: Any) -> list[Series]:
+def _scan(prim: Primitive, operands: Operands, leading: Sequence[Any], **params: Any) -> list[Series]:
+    """scan, and tape_scan, which takes the number of its steps as a leading operand."""
+    body, num_consts, num_carry = params["body"], params["num_consts"], params["num_carry"]
     order = _order(operands)
     consts, init, xs = split_scan(operands, num_consts, num_carry)
     consts_mask, carried, xs_mask = mask_of(consts), mask_of(init), mask_of(xs)
@@ -151,18 +158,17 @@ def _scan(operands: Operands, *, body: Program, num_consts: int, num_carry: int,
     c, k, x, c_terms, k_terms, x_terms = _groups(expanded.inputs, sizes)
     k_out, ys, k_out_terms, ys_terms = _groups(expanded.outputs, [num_carry, n_ys, sizes[4], _count(found[num_carry:])])
     expanded = expanded.replace(inputs=[*c, *c_terms, *k, *k_terms, *x, *x_terms], outputs=[*k_out, *k_out_terms, *ys, *ys_terms])
+    changed = {"body": expanded, "num_consts": num_consts + sizes[3], "num_carry": num_carry + sizes[4]}
     outs = bind(
-        scan_p,
+        prim,
+        *leading,
         *_values(consts),
         *given_terms(consts),
         *_values(init),
         *_with_terms_in(init, carried),
         *_values(xs),
         *given_terms(xs),
-        body=expanded,
-        num_consts=num_consts + sizes[3],
-        num_carry=num_carry + sizes[4],
-        **params,
+        **{**params, **changed},
     )
     k_out, k_out_terms, ys, ys_terms = _groups(outs, [num_carry, sizes[4], n_ys, len(ys_terms)])
     return with_terms(k_out, k_out_terms, carried) + with_terms(ys, ys_terms, found[num_carry:])
@@ -176,4 +182,5 @@ def _groups(values: Sequence[Any], sizes: Sequence[int]) -> list[list[Any]]:
     return groups
 
 
-scan_p.define(jet=_scan)
+scan_p.define(jet=lambda operands, **params: _scan(scan_p, operands, (), **params))
+tape_scan_p.define(jet=lambda operands, **params: _scan(tape_scan_p, operands[1:], [operands[0][0]], **params))
