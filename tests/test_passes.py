@@ -318,6 +318,36 @@ def test_narrowing_replaces_a_loop_of_one_step_by_its_body() -> None:
     )
 
 
+def test_narrowing_makes_a_constant_of_slices_that_are_alike() -> None:
+    check(
+        narrow_loops,
+        """
+        program @f(%x: f32[], %w: f32[3]) -> (f32[4,3]) {
+          %0: f32[4,3] = broadcast_in_dim %w {broadcast_dimensions=(1,), shape=(4, 3)}
+          %1: f32[4] = broadcast_in_dim 2.0: f32[] {broadcast_dimensions=(), shape=(4,)}
+          %a: f32[], %b: f32[4,3] = scan const() carry(%x) xs(%0, %1) {length=4, reverse=true, unroll=1}
+            body @body const() carry(%c: f32[]) xs(%s: f32[3], %t: f32[]) {
+              %2: f32[] = mul %c, %t
+              %3: f32[3] = mul %s, %c
+              yield %2, %3
+            }
+          return %b
+        }""",
+        """
+        program @f(%x: f32[], %w: f32[3]) -> (f32[4,3]) {
+          %0: f32[4,3] = broadcast_in_dim %w {broadcast_dimensions=(1,), shape=(4, 3)}
+          %1: f32[4] = broadcast_in_dim 2.0: f32[] {broadcast_dimensions=(), shape=(4,)}
+          %a: f32[], %b: f32[4,3] = scan const(%w) carry(%x) xs() {length=4, reverse=true, unroll=1}
+            body @body const(%s: f32[3]) carry(%c: f32[]) xs() {
+              %2: f32[] = mul %c, 2.0: f32[]
+              %3: f32[3] = mul %s, %c
+              yield %2, %3
+            }
+          return %b
+        }""",
+    )
+
+
 def test_inline_replaces_calls_and_removes_wrappers() -> None:
     check(
         inline_calls,

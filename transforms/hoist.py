@@ -7,6 +7,7 @@ from tracegrad.ir.evaluate import rename, substitute
 from tracegrad.ir.program import Atom, Equation, Literal, Program, Var
 from tracegrad.ir.tapes import tape_scan_p
 from tracegrad.transforms.regions import map_regions
+from tracegrad.transforms.staged import cached
 
 # These cost nothing where they are used; computing them ahead would only store them. They move along with what needs them.
 _FREE = frozenset({"broadcast_in_dim", "iota", "reshape", "transpose", "slice", "rev", "convert_element_type", "squeeze"})
@@ -118,6 +119,24 @@ def _hoist_scan(eqn: Equation, equations: list[Equation]) -> Equation:
     return eqn.replace(
         inputs=[*length, *operands[:nc], *[env[v] for v in results], *operands[nc:]],
         params={**eqn.params, "body": body, "num_consts": nc + len(results)},
+    )
+
+
+@cached
+def invariant_part(body: Program, num_consts: int) -> tuple[Program, Program] | None:
+    """A loop's body as what it computes from its constants alone, and the rest, which takes the results of that after the constants.
+
+    None if there is nothing to compute ahead.
+    """
+    if body.constants:
+        return None
+    moved, rest, results = _split(body, num_consts)
+    if not results:
+        return None
+    inputs = body.inputs[:num_consts]
+    return (
+        Program(inputs, (), moved, results, f"{body.name}_before"),
+        body.replace(inputs=[*inputs, *results, *body.inputs[num_consts:]], equations=rest),
     )
 
 

@@ -29,16 +29,23 @@ def narrow_loops(program: Program) -> Program:
         return program
     env: Names = {}
     equations: list[Equation] = []
+    repeats: dict[Var, Equation] = {}
     for eqn in program.equations:
         new = map_regions(eqn, narrow_loops)
         inputs = substitute(eqn, env)
         if inputs != new.inputs:
             new = new.replace(inputs=inputs)
-        rule = _RULES.get(new.primitive.name)
-        if rule is None:
-            equations.append(new)
+        name = new.primitive.name
+        if name == "scan":
+            _scan(new, env, equations, repeats)
+        elif name == "while":
+            _while(new, env, equations)
+        elif name == "cond":
+            _cond(new, env, equations)
         else:
-            rule(new, env, equations)
+            equations.append(new)
+            if name == "broadcast_in_dim":
+                repeats[new.outputs[0]] = new
     if len(equations) == len(program.equations) and not env and all(a is b for a, b in zip(equations, program.equations)):
         return program
     return program.replace(equations=equations, outputs=rename(program.outputs, env))
@@ -143,7 +150,7 @@ def _renamed(program: Program, names: Names) -> Program:
 # ----------------------------------------------------------------------------------------------------------------------- scan
 
 
-def _scan(eqn: Equation, env: Names, equations: list[Equation]) -> None:
+def _scan(eqn: Equation, env: Names, equations: list[Equation], repeats: dict[Var, Equation]) -> None:
     params = eqn.params
     body: Program = params["body"]
     length, nc, nk = params["length"], params["num_consts"], params["num_carry"]
@@ -157,6 +164,10 @@ def _scan(eqn: Equation, env: Names, equations: list[Equation]) -> None:
     xs: list[tuple[Atom, Var]] = []
     slices: dict[Any, Var] = {}
     for a, v in zip(eqn.inputs[nc + nk :], body.inputs[nc + nk :]):
+        alike = _slice_of_alike(a, v, repeats, equations)
+        if alike is not None:
+            constants.add(alike, v)
+            continue
         first = slices.setdefault(_key(a), v)
         if first is v:
             xs.append((a, v))
@@ -186,7 +197,7 @@ def _scan(eqn: Equation, env: Names, equations: list[Equation]) -> None:
         else:
             ys.append((out, result))
     outputs = [*[c.last for c in carry], *[r for _, r in ys]]
-    if not names and not after and len(outputs) == len(eqn.outputs):
+    if not names and not after and len(outputs) == len(eqn.outputs) and len(constants.pairs) == nc:
         equations.append(eqn)
         return
     inner = body.replace(outputs=[*[body.outputs[c.place] for c in carry], *[out for out, _ in ys]])
@@ -197,6 +208,20 @@ def _scan(eqn: Equation, env: Names, equations: list[Equation]) -> None:
         params = {**params, "body": inner, "num_consts": len(consts), "num_carry": len(carry)}
         equations.append(eqn.replace(inputs=operands, outputs=outputs, params=params))
     equations += after
+
+
+def _slice_of_alike(a: Atom, v: Var, repeats: dict[Var, Equation], equations: list[Equation]) -> Atom | None:
+    """The slice of an array that repeats it for every step; None for other arrays."""
+    source = repeats.get(a) if isinstance(a, Var) else None
+    if source is None or 0 in source.params["broadcast_dimensions"]:
+        return None
+    dims = tuple([d - 1 for d in source.params["broadcast_dimensions"]])
+    if source.inputs[0].type.shape == v.type.shape:
+        return source.inputs[0]
+    result = Var(v.type)
+    params = {"shape": v.type.shape, "broadcast_dimensions": dims}
+    equations.append(Equation(source.primitive, source.inputs, [result], params, source.source))
+    return result
 
 
 def _opaque(eqn: Equation) -> bool:
@@ -319,6 +344,3 @@ def _cond(eqn: Equation, env: Names, equations: list[Equation]) -> None:
         operands = [eqn.inputs[0], *[a for a, _ in groups[0].pairs]]
         results = [eqn.outputs[k] for k in keep]
         equations.append(eqn.replace(inputs=operands, outputs=results, params={**eqn.params, "branches": tuple(inner)}))
-
-
-_RULES = {"scan": _scan, "while": _while, "cond": _cond}

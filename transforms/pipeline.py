@@ -31,6 +31,7 @@ PIPELINE: tuple[Pass, ...] = (
     hoist_invariants,
     merge_common,  # after hoisting, so that two loops share what both hoisted
     simplify,
+    narrow_loops,  # again: numbers that went into loops may have left results that are operands
     remove_dead_code,  # last: the others leave dead equations behind
 )
 

@@ -20,6 +20,7 @@ from tracegrad.ir.program import Constant, Equation, Program, Var
 from tracegrad.ir.tapes import tape_scan_p
 from tracegrad.ir.types import has_tangents, tangent_type
 from tracegrad.transforms.batch import batch_program, to_dim
+from tracegrad.transforms.calls import linearize_call
 from tracegrad.transforms.control_flow import (
     as_mask,
     at_front,
@@ -32,6 +33,7 @@ from tracegrad.transforms.control_flow import (
     with_zeros,
 )
 from tracegrad.transforms.duplicates import merge_common
+from tracegrad.transforms.hoist import invariant_part
 from tracegrad.transforms.jvp import jvp_program
 from tracegrad.transforms.linearize import linearize_program
 from tracegrad.transforms.partial import PARTIAL_RULES, Partial, partial_program
@@ -294,6 +296,38 @@ def linearized_body(body: Program, nonzero: tuple[bool, ...], carry_nz: tuple[bo
 
 
 def _scan_linearize(nonzero: Sequence[bool], primals: Sequence[Any], **params: Any) -> tuple[Any, Any, Any]:
+    ahead = _invariants_ahead(nonzero, primals, params) if params.get("length", 0) > 1 else None
+    return ahead or _linearize_loop_as_is(nonzero, primals, **params)
+
+
+def _invariants_ahead(nonzero: Sequence[bool], primals: Sequence[Any], params: dict[str, Any]) -> tuple[Any, Any, Any] | None:
+    """Linearize a loop of which part depends on constants alone, and smoothly on some of those: that part once, before the loop.
+
+    So the backward loop sums up cotangents of its results, and not, at each step, what follows from them.
+    """
+    nc = params["num_consts"]
+    found = invariant_part(params["body"], nc)
+    if found is None or not any(may_have_tangents(found[0], tuple(nonzero[:nc]))):
+        return None
+    before, body = found
+    results, results_nz, linear_before = linearize_call(
+        nonzero[:nc], primals[:nc], program=before, name=before.name, inline=False
+    )
+    outs, nonzero_out, linear_after = _linearize_loop_as_is(
+        [*nonzero[:nc], *results_nz, *nonzero[nc:]],
+        [*primals[:nc], *results, *primals[nc:]],
+        **{**params, "body": body, "num_consts": nc + len(results)},
+    )
+    n = sum(nonzero[:nc])
+
+    def linear(*tangents: Any) -> Sequence[Any]:
+        dots = linear_before(*tangents[:n]) if any(results_nz) else ()
+        return linear_after(*tangents[:n], *dots, *tangents[n:])
+
+    return outs, nonzero_out, linear
+
+
+def _linearize_loop_as_is(nonzero: Sequence[bool], primals: Sequence[Any], **params: Any) -> tuple[Any, Any, Any]:
     if "slots" in params:
         return linearize_loop(nonzero, primals, bind_loop(params, *primals), **params)
     body, nc, nk = params["body"], params["num_consts"], params["num_carry"]
