@@ -242,7 +242,7 @@ X, Y, W = np.linspace(0.1, 0.9, 6).reshape(2, 3), np.linspace(1, 2, 6).reshape(2
         (ops.sub, [X, Y], ["sub"]),
         (ops.mul, [X, Y], ["mul", "mul", "add"]),
         (lambda x: ops.mul(x, x), [X], ["mul"]),
-        (ops.div, [X, Y], ["div", "mul", "add"]),
+        (ops.div, [X, Y], ["mul", "sub", "div"]),
         (lambda x: ops.max(x, 0.0), [X], ["mul"]),
         (lambda x: ops.select(ops.gt(x, 0.5), x, 0.0), [X], ["select"]),
         (lambda x: ops.square(x), [X], ["mul"]),

@@ -157,7 +157,22 @@ def _mul_jvp(primals: Sequence[Any], tangents: Sequence[Any]) -> tuple[Sequence[
 
 e.mul_p.define(jvp=_mul_jvp)
 
-partials(e.div_p, Along(lambda t, ans, x, y: ops.div(t, y)), lambda ans, x, y: ops.neg(ops.div(ans, y)))
+def _div_jvp(primals: Sequence[Any], tangents: Sequence[Any]) -> tuple[Sequence[Any], Sequence[Any]]:
+    # (t - ans u) / y: one division for both operands, also when it is transposed; and what it reads is the result and the denominator.
+    (x, y), (t, u) = primals, tangents
+    ans = ops.div(x, y)
+    out = tangent_type(type_of(ans))
+    if is_zero(t) and is_zero(u) or not is_inexact(out.dtype):
+        return (ans,), (Zero(out),)
+    if is_zero(u):
+        return (ans,), (broadcast_scalar(ops.div(t, y), out.shape),)
+    along_y = ops.mul(ans, u)
+    if is_zero(t):
+        return (ans,), (broadcast_scalar(ops.neg(ops.div(along_y, y)), out.shape),)
+    return (ans,), (broadcast_scalar(ops.div(ops.sub(t, along_y), y), out.shape),)
+
+
+e.div_p.define(jvp=_div_jvp)
 
 
 def _transpose_div(ct: Any, x: Any, y: Any) -> Sequence[Any]:
