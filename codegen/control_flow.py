@@ -252,6 +252,7 @@ def lower_scan(ctx: Context, eqn: Equation) -> None:
         places = [_slice_of(v, i) for v in stacked]
         release = releasing(ctx.lowering, p)
         inner = body_context(ctx, program, buffers_read(consts) | buffers_read(xs), program.outputs)
+        inner.places = {a: v for a, v in zip(program.outputs[n:], places) if isinstance(a, Var)}
         inner.run([*consts, *carry.forms(loop.params), *slices])
         loop.yields = finish_body(inner, carry, program.outputs, places)
         release()

@@ -1,11 +1,13 @@
-"""A pass before lowering: sums of products that a scan carries are computed after the loop, as one product.
+"""A pass before lowering: sums of products that a scan carries are computed after the loop, as one product each.
 
 The gradient of a recurrent computation adds an outer product to an array of weights in every step. What is multiplied is much
 smaller than the sum; so the loop stacks it (often it is an array scanned over, and stacked already), and one matrix product over the
-time axis, by BLAS, replaces all the updates.
+time axis, by BLAS, replaces all the updates. The derivative of a gradient adds several products in a step.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 from tracegrad.ir.contractions import dot_general_p
 from tracegrad.ir.elementwise import add_p
@@ -19,7 +21,7 @@ SHORTEST = 4
 
 
 def sum_products_after_loops(program: Program) -> Program:
-    """Replace `carry = carry + dot_general(a, b)` in scans by a product of the stacked operands."""
+    """Replace `carry = carry + dot_general(a, b) + ...` in scans by products of the stacked operands."""
     if not any(e.primitive.regions for e in program.equations):
         return program
     equations: list[Equation] = []
@@ -68,25 +70,34 @@ def _after_loop(eqn: Equation) -> list[Equation] | None:
         return stacked[a]
 
     consts = set(body.inputs[:nc]) | {c.var for c in body.constants}
-    for k in range(nk):
+
+    def worthwhile(product: Equation, carry: Var) -> bool:
+        """Whether to stack the factors of a product: they change from step to step, and those not stacked yet are smaller than it."""
+        factors = product.inputs
+        if any(a in consts or a is carry for a in factors):
+            return False
+        new = {a: a.type.size for a in factors if a not in scanned and a not in stacked}
+        return sum(new.values()) < product.outputs[0].type.size
+
+    for k in [*range(nk), *range(nk)]:  # twice: what one sum stacks, another reads for nothing
         carry, out = body.inputs[nc + k], body.outputs[k]
-        found = _product_added(carry, out, uses, made)
-        if found is None:
+        found = [] if k in removed else _products_added(carry, out, uses, made)
+        if not found or not all([worthwhile(e, carry) for e in found]):
             continue
-        a, b = found.inputs
-        if a in consts or b in consts or a is carry or b is carry:
+        pairs = [(stack(e.inputs[0]), stack(e.inputs[1])) for e in found]
+        if any(left is None or right is None for left, right in pairs):
             continue
-        if a.type.size + b.type.size >= found.outputs[0].type.size:
-            continue
-        left, right = stack(a), stack(b)
-        if left is None or right is None:
-            continue
-        (lc, rc), (lb, rb) = found.params["dimension_numbers"]
-        lc, rc, lb, rb = ([d + 1 for d in dims] for dims in (lc, rc, lb, rb))  # behind the axis of time
-        numbers = (((0, *lc), (0, *rc)), (tuple(lb), tuple(rb)))
-        total = Var(found.outputs[0].type)
-        after.append(Equation(dot_general_p, (left, right), (total,), {**found.params, "dimension_numbers": numbers}, eqn.source))
-        after.append(Equation(add_p, (eqn.inputs[nc + k], total), (eqn.outputs[k],), {}, eqn.source))
+        total: Atom = eqn.inputs[nc + k]
+        for i, (e, (left, right)) in enumerate(zip(found, pairs)):
+            (lc, rc), (lb, rb) = e.params["dimension_numbers"]
+            lc, rc, lb, rb = ([d + 1 for d in dims] for dims in (lc, rc, lb, rb))  # behind the axis of time
+            numbers = (((0, *lc), (0, *rc)), (tuple(lb), tuple(rb)))
+            product = Var(e.outputs[0].type)
+            operands: tuple[Any, ...] = (left, right)
+            after.append(Equation(dot_general_p, operands, (product,), {**e.params, "dimension_numbers": numbers}, eqn.source))
+            result = eqn.outputs[k] if i == len(found) - 1 else Var(eqn.outputs[k].type)
+            after.append(Equation(add_p, (total, product), (result,), {}, eqn.source))
+            total = result
         removed.append(k)
     if not removed:
         return None
@@ -110,20 +121,28 @@ def _without(carries: list[Var], body: Program) -> list[Equation]:
     return [e for e in body.equations if not any(a in gone for a in e.inputs)]
 
 
-def _product_added(carry: Var, out: Atom, uses: dict[Var, int], made: dict[Var, Equation]) -> Equation | None:
-    """The product in `out = carry + product`, if nothing else reads any of the three."""
-    if not isinstance(out, Var) or uses.get(carry) != 1 or uses.get(out) != 1:
-        return None
-    total = made.get(out)
-    if total is None or total.primitive is not add_p or carry not in total.inputs:
-        return None
-    term = total.inputs[1] if total.inputs[0] is carry else total.inputs[0]
-    if not isinstance(term, Var) or term is carry or uses.get(term) != 1 or term.type.shape != carry.type.shape:
-        return None
-    product = made.get(term)
-    if product is None or product.primitive is not dot_general_p or term.type.dtype.itemsize < 4:
-        return None
-    return product
+def _products_added(carry: Var, out: Atom, uses: dict[Var, int], made: dict[Var, Equation]) -> list[Equation]:
+    """The products in `out = carry + product + ...`, in any order, if nothing else reads any of these; else none."""
+    if not isinstance(out, Var) or uses.get(carry) != 1:
+        return []
+    products: list[Equation] = []
+    waiting = [out]
+    found_carry = False
+    while waiting:
+        x = waiting.pop()
+        if x is carry:
+            found_carry = True
+            continue
+        e = made.get(x)
+        if e is None or uses.get(x) != 1 or x.type.shape != carry.type.shape:
+            return []
+        if e.primitive is add_p and all(isinstance(a, Var) for a in e.inputs):
+            waiting += [a for a in reversed(e.inputs) if isinstance(a, Var)]
+        elif e.primitive is dot_general_p and x.type.dtype.itemsize >= 4:
+            products.append(e)
+        else:
+            return []
+    return products if found_carry else []
 
 
 __all__ = ["sum_products_after_loops"]

@@ -108,6 +108,8 @@ class Context:
         self.scope = self.b.scopes[-1]
         self.late: frozenset[Var] = frozenset()
         """Outputs whose place the loop decides (its carry): they stay lazy, or wait in a group without a place."""
+        self.places: dict[Var, View] = {}
+        """Where outputs end that a loop stacks, in memory that nothing else has."""
         self.drops: dict[Equation, list[Value]] = {}
         """The nodes of tapes that nobody reads after an equation."""
         for var, view in (targets or {}).items():
@@ -232,6 +234,11 @@ class Context:
         """Bind a value; a lazy one that would be computed too often becomes a root."""
         if type(form) is Lazy:
             late = var in self.late
+            if late and var in self.plan.stored and form.cost > plan.CHEAP and not self.in_registers(var.type):
+                # It will be in memory anyway: nobody computes it once more meanwhile.
+                self.env[var] = place = self.places.get(var) or self.allocate(var)
+                self.fill(place, form)
+                return
             if (
                 var in self.targets
                 or form.cost > LAZY_COST

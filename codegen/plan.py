@@ -28,15 +28,17 @@ COSTS = {
 
 class Plan:
     """uses: how often each variable is read; shared: variables worth memory when they are not cheap; last_uses: per equation, what
-    dies with it; updated: which variable an output is an updated version of (so that it can have the same memory)."""
+    dies with it; updated: which variable an output is an updated version of (so that it can have the same memory); stored: variables that
+    some equation reads from memory, and others, too."""
 
-    __slots__ = ("uses", "shared", "last_uses", "updated")
+    __slots__ = ("uses", "shared", "last_uses", "updated", "stored")
 
     def __init__(self) -> None:
         self.uses: dict[Var, int] = {}
         self.shared: set[Var] = set()
         self.last_uses: list[list[Var]] = []
         self.updated: dict[Var, Var] = {}
+        self.stored: set[Var] = set()
 
 
 def analyse(program: Program) -> Plan:
@@ -108,6 +110,7 @@ def analyse(program: Program) -> Plan:
                     onward.add((depth.get(a, 0), a.type.shape))
         else:
             onward.add(k)
+            result.stored.update([a for a in eqn.inputs if type(a) is Var and uses[a] > 1])
         for a in eqn.inputs:
             if type(a) is Var:
                 sites.setdefault(a, set()).update(onward)
