@@ -46,7 +46,7 @@ def _split(body: Program, unknown: Mask, num_consts: int, num_carry: int) -> tup
 def transpose_in_bounded_memory(cts: Sequence[Any], inputs: Sequence[Any], params: dict[str, Any]) -> list[Any]:
     """The transpose of a scan (or of a loop of `count` steps without scanned operands) that has `slots`: cotangents of linear operands."""
     body, nc, nk, slots = params["body"], params["num_consts"], params["num_carry"], params["slots"]
-    length = params.get("count", params.get("length"))
+    length = params["count"] if "count" in params else params["length"]
     linear = tuple([type(x) is Linear for x in inputs])
     split, carry_u = _split(body, linear, nc, nk)
     consts_u, _, xs_u = split_scan(linear, nc, nk)

@@ -323,8 +323,8 @@ def _in_blocks(
     types += [unbatched(type_of(x), 0) for x in scanned]
     loop = {"length": blocks, "reverse": False, "num_consts": len(fixed), "num_carry": 0, "unroll": 1}
     outs = bind(scan_p, *fixed, *scanned, body=stage(block, types, params["body"].name), **loop)
-    outs = [ops.reshape(x, (blocks * width, *type_of(x).shape[2:])) for x in outs]
-    return tuple([ops.slice_in_dim(x, 0, axis.size) for x in outs]), (0,) * len(outs)
+    rows = [ops.reshape(x, (blocks * width, *type_of(x).shape[2:])) for x in outs]
+    return tuple([ops.slice_in_dim(x, 0, axis.size) for x in rows]), (0,) * len(outs)
 
 
 def _blocked(x: Any, blocks: int, width: int) -> Any:
