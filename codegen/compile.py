@@ -13,6 +13,7 @@ from tracegrad.codegen.accumulation import accumulate_in_windows
 from tracegrad.codegen.layouts import transpose_late
 from tracegrad.codegen.llvm_text import Writer
 from tracegrad.codegen.loop_sums import sum_products_after_loops
+from tracegrad.codegen.loop_windows import sum_windows_after_loops
 from tracegrad.codegen.lower import lower_program
 from tracegrad.codegen.memory import plan_arena
 from tracegrad.codegen.physical_tapes import physical_tapes
@@ -57,6 +58,7 @@ PREPARATION = (
     sum_before_products,
     recompute_residuals,
     accumulate_in_windows,
+    sum_windows_after_loops,
     sum_products_after_loops,
     loop_over_rows,
     physical_tapes,  # last: the others know what a tape holds

@@ -160,7 +160,6 @@ def finish_body(body: Context, carry: Carry, atoms: Sequence[Atom], places: Sequ
             if other is not None and (how != IDENTICAL or form.type.shape != other.type.shape):
                 unsafe.add(leaf)
     after: list[tuple[View, Form]] = []
-    distinct: dict[tuple[int, ...], int] = {}
     for k, (form, view, is_carry) in enumerate(todo):
         if form in results:
             after.append((view, form))
@@ -181,7 +180,7 @@ def finish_body(body: Context, carry: Carry, atoms: Sequence[Atom], places: Sequ
         root = Root(view.type, as_lazy(body, form), target)
         shape = view.type.shape
         found = body.groups.get(shape)
-        if found is None or not found.accepts(root, distinct.setdefault(shape, _cost_of_shape(body.program, shape))):
+        if found is None or not found.accepts(root, body.distinct_cost(shape)):
             if found is not None:
                 # its nest comes before the one that computes what is left: that must still find the old values
                 left = {leaf for f, _, _ in todo[k:] if f not in results for leaf in leaves_of(f)}
@@ -199,11 +198,6 @@ def finish_body(body: Context, carry: Carry, atoms: Sequence[Atom], places: Sequ
         if scalars[k] is None:
             scalars[k] = body.elements(a)
     return flatten([e for found in scalars for e in found or ()])
-
-
-def _cost_of_shape(program: Program, shape: tuple[int, ...]) -> int:
-    """What all elements of this shape at one index cost, each computed once."""
-    return sum(COSTS.get(e.primitive.name, 1) for e in program.equations if e.outputs and e.outputs[0].type.shape == shape)
 
 
 def body_context(

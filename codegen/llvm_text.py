@@ -107,6 +107,7 @@ class Writer:
         self.scope_lists: dict[tuple[int, ...], str] = {}
         self.unit: tuple[Buffer, ...] = ()
         self.store_notes: dict[Buffer, str] = {}
+        self.access = ""  # to which loop of independent iterations loads and stores belong
         self.domain = ""
         self.fresh = 0
 
@@ -356,7 +357,7 @@ class Writer:
             buffer, offset = v.attr
             pointer = self._pointer(buffer, self.ref(args[0]) if args else None, offset)
             note = f", !alias.scope !{self._scope_list((self._scope(buffer),))}"
-            add(f"  {out} = load {type}, ptr {pointer}, align {ALIGNMENT[v.type]}{note}")
+            add(f"  {out} = load {type}, ptr {pointer}, align {ALIGNMENT[v.type]}{note}{self.access}")
         elif op == "fcmp" or op == "icmp":
             add(f"  {out} = {op} {v.attr} {TYPES[args[0].type]} {self.ref(args[0])}, {self.ref(args[1])}")
         elif op == "select":
@@ -461,7 +462,7 @@ class Writer:
                 type_ = s.value.type
                 value = self.ref(s.value)
                 note = self._store_note(s.buffer)
-                self.lines.append(f"  store {TYPES[type_]} {value}, ptr {pointer}, align {ALIGNMENT[type_]}{note}")
+                self.lines.append(f"  store {TYPES[type_]} {value}, ptr {pointer}, align {ALIGNMENT[type_]}{note}{self.access}")
             elif kind is For:
                 self._for(s)
             elif kind is Parallel:
@@ -492,7 +493,12 @@ class Writer:
         place = len(self.lines)
         for p in s.params:
             self.names[p] = f"%v{p.number}"
+        group = 0
+        if "independent" in s.hints:
+            group = self._metadata_node("distinct !{}")
+            self.access = f", !llvm.access.group !{group}"
         self._block(s.body)
+        self.access = ""
         latch = self.label
         phis = [f"  {counter} = phi i64 [ {self.ref(s.low)}, %{before} ], [ {following}, %{latch} ]"]
         for p, init, y in zip(s.params, s.inits, s.yields):
@@ -504,14 +510,16 @@ class Writer:
             self.lines.append(f"  {test} = icmp ult i64 {following}, {s.low.attr}")
         else:
             self.lines.append(f"  {test} = icmp ult i64 {following}, {self.ref(s.high)}")
-        note = self._loop_note(s.hints)
+        note = self._loop_note(s.hints, group)
         self.lines.append(f"  br i1 {test}, label %{body}, label %{end}{note}")
         self._start(end)
         for r, y in zip(s.results, s.yields):
             self.names[r] = self.ref(y)
 
-    def _loop_note(self, hints: tuple[str, ...]) -> str:
+    def _loop_note(self, hints: tuple[str, ...], group: int) -> str:
         wanted = []
+        if "independent" in hints:
+            wanted.append(f'!{{!"llvm.loop.parallel_accesses", !{group}}}')
         if "vectorize" in hints:
             wanted.append('!{!"llvm.loop.vectorize.enable", i1 true}')
         if "no vectorize" in hints:

@@ -232,7 +232,7 @@ class Store:
 class For:
     """A counted loop. `params` are the loop-carried scalars, `yields` their next values, `results` their last ones.
 
-    hints: "parallel" (iterations are independent), "vectorize", "unroll", or what the text should say.
+    hints: "independent" (no iteration reads or writes memory that another writes), "vectorize", "no vectorize", "no unroll".
     """
 
     __slots__ = ("counter", "low", "high", "step", "inits", "params", "body", "yields", "results", "hints")

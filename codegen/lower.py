@@ -106,6 +106,7 @@ class Context:
         self.targets: dict[Var, View] = {}
         self.protected: frozenset[Buffer] = frozenset(protected)
         self.scope = self.b.scopes[-1]
+        self._distinct: dict[tuple[int, ...], int] = {}
         self.late: frozenset[Var] = frozenset()
         """Outputs whose place the loop decides (its carry): they stay lazy, or wait in a group without a place."""
         self.places: dict[Var, View] = {}
@@ -264,13 +265,21 @@ class Context:
                 if leaf.group is not group or how != IDENTICAL or leaf.reduction is not None:
                     self.flush(leaf.group)
         group = self.groups.get(shape)
-        if group is not None and not group.accepts(root):
+        if group is not None and not group.accepts(root, self.distinct_cost(shape) if self.late else None):
             self.flush(group)
             group = None
         if group is None:
             group = self.groups[shape] = Group(shape, self)
         group.add(root)
         return Pending(root)
+
+    def distinct_cost(self, shape: tuple[int, ...]) -> int:
+        """What all that the program computes in this iteration space costs at one index, each value once."""
+        found = self._distinct.get(shape)
+        if found is None:
+            equations = [e for e in self.program.equations if e.outputs and e.outputs[0].type.shape == shape]
+            found = self._distinct[shape] = sum(plan.COSTS.get(e.primitive.name, 1) for e in equations)
+        return found
 
     def flush(self, group: Group) -> None:
         """Emit a group's nest; its roots are values from now on."""

@@ -7,13 +7,13 @@ over trailing dimensions are accumulators in registers and over leading ones acc
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from itertools import product
 from math import prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from tracegrad.codegen.loop_ir import Affine, Buffer, For, Index, Parallel
+from tracegrad.codegen.loop_ir import Affine, Buffer, Call, Copy, For, Index, Parallel, While, blocks_of
 from tracegrad.codegen.values import (
     IDENTICAL,
     INVARIANT,
@@ -39,6 +39,8 @@ BLOCK = 1024
 """Long sums are summed in blocks: the error grows with the number of blocks, and the order never depends on threads."""
 MOST_ROOTS, MOST_COST = 24, 600
 """What one nest may hold, so that LLVM's time stays in bounds."""
+MOST_SHARING, MOST_DISTINCT = 96, 1_200
+"""The same where roots share most of what they compute, and the cost is counted once: several nests would compute it again."""
 
 
 class Group:
@@ -56,8 +58,9 @@ class Group:
         """Whether a root may join. `distinct`: what all that its program computes in this space costs, where that is known to be
         less than the sum over the roots, which may share most of it."""
         cost = sum(r.lazy.cost for r in self.roots) + root.lazy.cost
-        if len(self.roots) >= MOST_ROOTS or min(cost, cost if distinct is None else distinct) > MOST_COST:
-            return False
+        if len(self.roots) >= MOST_ROOTS or cost > MOST_COST:
+            if distinct is None or len(self.roots) >= MOST_SHARING or distinct > MOST_DISTINCT:
+                return False
         return root.reduction is None or self.axes is None or self.axes == root.reduction.axes
 
     def add(self, root: Root) -> None:
@@ -94,7 +97,10 @@ def emit_group(ctx: Context, group: Group) -> None:
 
     flat = all(is_flat(r.lazy) and r.target.is_dense for r in maps)
     written = frozenset(r.target.buffer for r in maps)
+    first = len(b.scopes[-1].items)
     emit_loops(ctx, Space(group.shape, flat), written, body, sum(r.lazy.cost + 1 for r in maps))
+    if all(_only_at_its_index(r.lazy, written) for r in maps):
+        _note_independence(b.scopes[-1].items[first:])
     finish_maps(maps)
     b.memo.clear()
 
@@ -129,7 +135,37 @@ def write_nest(ctx: Context, view: View, form: Form) -> None:
         store(b, view.buffer, view.position(indices), read(b, form, indices))
 
     cost = form.cost + 1 if isinstance(form, Lazy) else 2
-    emit_loops(ctx, Space(view.type.shape, is_flat(form) and view.is_dense), frozenset((view.buffer,)), body, cost)
+    written = frozenset((view.buffer,))
+    first = len(b.scopes[-1].items)
+    emit_loops(ctx, Space(view.type.shape, is_flat(form) and view.is_dense), written, body, cost)
+    if _only_at_its_index(form, written):
+        _note_independence(b.scopes[-1].items[first:])
+
+
+def _only_at_its_index(form: Form, written: frozenset[Buffer]) -> bool:
+    """Whether of the memory that is written a value reads only what lies where it goes itself."""
+    return all(
+        how == IDENTICAL and leaf.size == form.type.size
+        for leaf, how in leaves_of(form).items()
+        if type(leaf) is Buffer and leaf in written
+    )
+
+
+def _note_independence(statements: list[Any]) -> None:
+    """Have the innermost loops say that no iteration reads what another writes: LLVM need not find out."""
+    for s in statements:
+        inside = [t for block in blocks_of(s) for t in block]
+        if type(s) is For and not s.params and not any(type(t) in (For, While, Parallel, Call, Copy) for t in _within(inside)):
+            s.hints = (*s.hints, "independent")
+        elif type(s) in (For, Parallel):
+            _note_independence(inside)
+
+
+def _within(statements: list[Any]) -> Iterator[Any]:
+    for s in statements:
+        yield s
+        for block in blocks_of(s):
+            yield from _within(block)
 
 
 # --------------------------------------------------------------------------------------------------------------- iteration space

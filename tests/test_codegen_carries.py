@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.codegen_harness import check, loops
+from tests.codegen_harness import check, loops, staged
 from tracegrad.codegen import nests
+from tracegrad.codegen.compile import compile_program
 from tracegrad.ir import ops
 from tracegrad.ir.config import config
 from tracegrad.tracer.control_flow import scan
@@ -77,3 +78,22 @@ def test_one_costly_value_may_be_a_carry_twice_and_an_output() -> None:
         return [a, b, ys]
 
     check(f, draw(14), draw(5, 14))
+
+
+def test_many_layers_are_one_nest_whose_iterations_are_known_to_be_independent() -> None:
+    args = draw(8, 2, 14), draw(6, 14)
+    check(cells(8), *args)
+    texts = compile_program(staged(cells(8), *args), keep_text=True).texts
+    assert texts["loops"].count("= tanh ") == 16
+    assert "llvm.loop.parallel_accesses" in texts["llvm"]
+    assert " x double> " in texts["optimized"]
+
+
+def test_iterations_that_read_what_others_write_are_not_called_independent() -> None:
+    def f(x: Any, xs: Any) -> Any:
+        def step(c: Any, s: Any) -> Any:
+            return ops.add(ops.concatenate([ops.slice(c, (1,), (14,), (1,)), ops.slice(c, (0,), (1,), (1,))], 0), s), ()
+
+        return [scan(step, x, xs)[0]]
+
+    check(f, draw(14), draw(6, 14))
