@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from tracegrad.ir.config import config
-from tracegrad.ir.types import SHORT_NAMES, ArrayType, KeyDType, bfloat16, float0
+from tracegrad.ir.types import SHORT_NAMES, ArrayType, KeyDType, TapeDType, bfloat16, float0
 
 
 class TypePromotionError(ValueError):
@@ -41,7 +41,7 @@ def canonicalize_dtype(dtype: Any) -> Any:
     `dtype` is whatever names a dtype: a numpy dtype or scalar type, a string, a Python type, an object with a `dtype` attribute.
     Raises TypeError for dtypes that arrays cannot have.
     """
-    if isinstance(dtype, KeyDType):
+    if isinstance(dtype, (KeyDType, TapeDType)):
         return dtype
     if not isinstance(dtype, np.dtype):
         dtype = _to_dtype(dtype)
@@ -62,7 +62,7 @@ def _to_dtype(dtype: Any) -> Any:
     if dtype is None:
         return np.dtype(np.float64)
     inner = getattr(dtype, "dtype", None)
-    if isinstance(inner, (np.dtype, KeyDType)):
+    if isinstance(inner, (np.dtype, KeyDType, TapeDType)):
         return inner
     try:
         return np.dtype(dtype)
@@ -72,7 +72,7 @@ def _to_dtype(dtype: Any) -> Any:
 
 def to_dtype(dtype: Any) -> Any:
     """A dtype object from whatever names one, not canonicalized."""
-    return dtype if isinstance(dtype, (np.dtype, KeyDType)) else _to_dtype(dtype)
+    return dtype if isinstance(dtype, (np.dtype, KeyDType, TapeDType)) else _to_dtype(dtype)
 
 
 def dtype_of_python_scalar(x: Any) -> Any:
@@ -178,10 +178,10 @@ def _weak_node(dtype: Any) -> Any:
 def _promote(operands: tuple[tuple[Any, bool], ...], x64: bool, strict: bool) -> tuple[Any, bool]:
     dtypes = {d for d, _ in operands}
     strong = {d for d, weak in operands if not weak}
-    if any(isinstance(d, KeyDType) for d in dtypes):
+    if any(isinstance(d, (KeyDType, TapeDType)) for d in dtypes):
         if len(dtypes) == 1:
             return next(iter(dtypes)), False
-        raise TypeError(f"random keys have no arithmetic and do not mix with other dtypes: {', '.join(sorted(map(str, dtypes)))}")
+        raise TypeError(f"random keys and tapes have no arithmetic and do not mix with other dtypes: {', '.join(sorted(map(str, dtypes)))}")
     if float0 in dtypes:
         if len(dtypes) == 1:
             return float0, False

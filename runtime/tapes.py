@@ -240,7 +240,8 @@ def _release() -> Any:
 
 def release(head: int) -> None:
     """Free all records of a region."""
-    _release()(ctypes.addressof(ctypes.c_size_t(head)), 0)
+    region = ctypes.c_size_t(head)  # named: it must live as long as the call
+    _release()(ctypes.addressof(region), 0)
 
 
 def live_bytes() -> int:
@@ -264,8 +265,10 @@ class Region:
         self._free = release
 
     def __del__(self) -> None:
-        if self._head:
+        try:
             self._free(self._head)
+        except (TypeError, AttributeError):  # the interpreter is shutting down, this module has been taken apart
+            return
 
 
 class TapeWords(np.ndarray):

@@ -26,7 +26,7 @@ def hoist_invariants(program: Program) -> Program:
             new = new.replace(inputs=inputs)
         if new.primitive.name in ("scan", "tape_scan"):
             new = _hoist_scan(_constant_carries(new, env), equations)
-        elif new.primitive.name == "while":
+        elif new.primitive.name in ("while", "record_while"):
             new = _hoist_while(new, equations)
         equations.append(new)
     if len(equations) == len(program.equations) and all(a is b for a, b in zip(equations, program.equations)) and not env:
