@@ -36,15 +36,17 @@ def _log_add_exp(x: Any, y: Any) -> Any:
 
 @_log_add_exp.defjvp
 def _log_add_exp_rule(primals: Any, tangents: Any) -> Any:
-    """Each tangent by its term's share of the sum: right also where both are equal or infinite."""
+    """Each tangent by its term's share of the sum; NaN where both terms are zero."""
     out = _log_add_exp(*primals)
-    share_x, share_y = (ops.exp(_finite_difference(v, out)) for v in primals)
+    total = _without_infinity(out)
+    share_x, share_y = (ops.exp(ops.sub(_without_infinity(v), total)) for v in primals)
     return out, ops.add(ops.mul(tangents[0], share_x), ops.mul(tangents[1], share_y))
 
 
-def _finite_difference(x: Any, out: Any) -> Any:
-    zero = type_of(x).dtype.type(0)
-    return ops.select(ops.eq(x, out), zero, ops.sub(x, out))
+def _without_infinity(x: Any) -> Any:
+    """`x`, and zero for infinity: an infinite term is as large as the sum."""
+    dtype = type_of(x).dtype
+    return ops.select(ops.eq(x, dtype.type(np.inf)), dtype.type(0), x)
 
 
 def logaddexp(x1: Any, x2: Any, /) -> Any:
