@@ -137,6 +137,7 @@ class Builder:
         self.watched: Value | None = None  # a loop's counter, and where comparisons would have split its range
         self.breaks: set[int] = set()
         self.loads: list[Affine] | None = None  # the positions that are read, while somebody wants to know
+        self.equation: Any = None  # what is being lowered, for those who ask where an operation comes from (`origins.py`)
         self.memo: dict[Any, Any] = {}  # scalars of lazy values by (value, index), valid while their scope is open
 
     # -------------------------------------------------------------------------------------------------------------- operations

@@ -203,9 +203,7 @@ def finish_body(body: Context, carry: Carry, atoms: Sequence[Atom], places: Sequ
 def body_context(
     ctx: Context, program: Program, protected: Any, late: Sequence[Atom], targets: dict[Var, View] | None = None
 ) -> Context:
-    from tracegrad.codegen.lower import Context
-
-    inner = Context(ctx.lowering, program, targets, ctx.protected | frozenset(protected))
+    inner = type(ctx)(ctx.lowering, program, targets, ctx.protected | frozenset(protected))
     inner.late = frozenset(a for a in late if isinstance(a, Var))
     return inner
 
@@ -481,8 +479,6 @@ def lower_call(ctx: Context, eqn: Equation) -> None:
 
 
 def inline(ctx: Context, program: Program, forms: list[Form], outs: Sequence[Var]) -> None:
-    from tracegrad.codegen.lower import Context
-
     for f in forms:
         ctx.settle(f)
     forms = [_current(f) for f in forms]
@@ -490,7 +486,7 @@ def inline(ctx: Context, program: Program, forms: list[Form], outs: Sequence[Var
     for a, v in zip(program.outputs, outs):
         if v in ctx.targets and isinstance(a, Var) and a not in program.inputs:
             targets.setdefault(a, ctx.targets[v])
-    inner = Context(ctx.lowering, program, targets, ctx.protected | buffers_read(forms))
+    inner = type(ctx)(ctx.lowering, program, targets, ctx.protected | buffers_read(forms))
     results = inner.run(forms)
     inner.flush_all()
     for v, form in zip(outs, results):

@@ -70,9 +70,9 @@ LAZY_COST, LAZY_DEPTH = 250, 60
 class Lowering:
     """What the contexts of one function share."""
 
-    def __init__(self, function: Function):
+    def __init__(self, function: Function, builder: type[Builder] = Builder):
         self.function = function
-        self.builder = Builder(function)
+        self.builder = builder(function)
         self.inputs: dict[int, Buffer] = {}
         self.constants: list[np.ndarray] = []
         self.callbacks: list[Any] = []
@@ -372,6 +372,7 @@ class Context:
             for a in eqn.inputs:
                 if type(a) is Var:
                     remaining[a] -= 1
+            b.equation = eqn
             rule_of(eqn.primitive)(self, eqn)
             if self.drops:
                 for node in self.drops.pop(eqn, ()):
@@ -423,10 +424,15 @@ def rule_of(primitive: Primitive) -> Any:
     return primitive.rule("lower")
 
 
-def lower_program(program: Program, name: str) -> tuple[Function, list[np.ndarray], list[Any]]:
-    """(the function at the loop level, the arrays of its constants, the callbacks it calls)."""
-    function = Function(name)
-    lowering = Lowering(function)
+def lower_program(
+    program: Program, name: str, lowering: Lowering | None = None, context: type[Context] = Context
+) -> tuple[Function, list[np.ndarray], list[Any]]:
+    """(the function at the loop level, the arrays of its constants, the callbacks it calls).
+
+    lowering, context: a fresh Lowering, and the kind of context to lower in, by those that note more than is needed to compile.
+    """
+    lowering = Lowering(Function(name)) if lowering is None else lowering
+    function = lowering.function
     inputs: list[Form] = []
     for k, t in enumerate(program.in_types):
         buffer = Buffer(f"in{k}", "input", k, t.dtype, t.size)
@@ -442,7 +448,7 @@ def lower_program(program: Program, name: str) -> tuple[Function, list[np.ndarra
         if isinstance(atom, Var) and atom not in targets:
             targets[atom] = view
     made = {v for e in program.equations for v in e.outputs}
-    ctx = Context(lowering, program, {v: w for v, w in targets.items() if v in made})
+    ctx = context(lowering, program, {v: w for v, w in targets.items() if v in made})
     ctx.run(inputs)
     for atom, view in zip(program.outputs, places):
         ctx.place(atom, view)

@@ -533,8 +533,6 @@ def _emit_row_ranges(
 
 def lower_general(ctx: Context, eqn: Equation) -> None:
     """A reduction of several arrays by a program: its body is inlined in the innermost loop."""
-    from tracegrad.codegen.lower import Context as NewContext
-
     n = len(eqn.outputs)
     operands, inits = eqn.inputs[:n], eqn.inputs[n:]
     body, axes = eqn.params["body"], eqn.params["axes"]
@@ -557,7 +555,7 @@ def lower_general(ctx: Context, eqn: Equation) -> None:
         if not runs:
             indices = tuple([places_of[d] for d in range(len(shape))])
             elements = [read(b, f, indices) for f in forms]
-            inner = NewContext(ctx.lowering, body)
+            inner = type(ctx)(ctx.lowering, body)
             values = inner.run([Scalars(t, [e]) for t, e in zip(body.in_types, [*carried, *elements])])
             return [inner.elements(v)[0] for v in values]
         (d, size, _), rest = runs[0], runs[1:]
