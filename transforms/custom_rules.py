@@ -19,8 +19,8 @@ from tracegrad.ir import ops
 from tracegrad.ir.bind import bind, current, type_of, using
 from tracegrad.ir.calls import DerivativeRule, custom_jvp_call_p, custom_vjp_call_p
 from tracegrad.ir.evaluate import run
-from tracegrad.ir.primitive import Declined, Primitive
-from tracegrad.ir.program import Program
+from tracegrad.ir.primitive import Primitive
+from tracegrad.ir.program import Equation, Program
 from tracegrad.ir.types import ArrayType, is_inexact, tangent_type
 from tracegrad.tracer.errors import UnexpectedTracerError
 from tracegrad.tracer.staging import trace
@@ -308,12 +308,12 @@ def _linear_transpose(
     return [None] * num_residuals + given
 
 
-custom_vjp_linear_p.define(
-    jvp=Declined("it is the derivative of a custom_vjp function, which has no forward mode"),
-    transpose=_linear_transpose,
-    batch=Declined("it is the derivative of a custom_vjp function, which has no forward mode"),
-    lower=Declined("it is the derivative of a custom_vjp function, which has no forward mode"),
-)
+def _no_forward_code(_: Any, eqn: Equation) -> Any:
+    _no_forward_mode(rule=eqn.params["rule"])
+
+
+# Whoever runs, batches or compiles the derivative itself asks for forward mode.
+custom_vjp_linear_p.define(jvp=_no_forward_mode, transpose=_linear_transpose, batch=_no_forward_mode, lower=_no_forward_code)
 
 
 def _vjp_call_linearize(
