@@ -14,8 +14,9 @@ import tracegrad.numpy as jnp
 import tracegrad.runtime.eager  # noqa: F401  installs the interpreter at the bottom
 from tracegrad.ir.config import config
 from tracegrad.ir.types import float0
+from tracegrad.runtime.jit import jit
 from tracegrad.tracer.control_flow import cond, scan, while_loop
-from tracegrad.transforms.api import grad, jvp, linearize, vjp
+from tracegrad.transforms.api import grad, jvp, linear_transpose, linearize, vjp
 from tracegrad.transforms.checkpoint import checkpoint, checkpoint_name, checkpoint_policies
 from tracegrad.transforms.custom import (
     SymbolicZero,
@@ -350,9 +351,21 @@ def test_custom_vjp_symbolic_zeros_with_pytrees_and_arguments_that_are_not_diffe
 
 
 def test_custom_vjp_has_no_forward_mode() -> None:
-    for g in (lambda: jvp(lambda x: scaled(x, x), (1.0,), (1.0,)), lambda: jacfwd(staged(lambda x: scaled(x, x)))(1.0)):
+    def square(x: Any) -> Any:
+        return scaled(x, x)
+
+    _, linear = linearize(square, 1.0)
+    for g in (
+        lambda: jvp(square, (1.0,), (1.0,)),
+        lambda: jacfwd(staged(square))(1.0),
+        lambda: linear(1.0),
+        lambda: jit(linear)(1.0),
+        lambda: vmap(linear)(np.ones(2)),
+        lambda: jvp(linear, (1.0,), (1.0,)),
+    ):
         with pytest.raises(TypeError, match=r"can't apply forward-mode autodiff \(jvp\) to a custom_vjp function"):
             g()
+    np.testing.assert_allclose(linear_transpose(linear, 1.0)(2.0)[0], 2 * (np.cos(1.0) + np.sin(1.0)), rtol=1e-6)
 
 
 def test_custom_vjp_errors() -> None:
@@ -498,3 +511,18 @@ def test_checkpointed_scan_keeps_only_the_carries() -> None:
     close(grad(f)(X), numeric(f, X), 1e-4)
     close(linearize(f, X)[1](X), numeric(f, X) @ X, 1e-4)
     close(vjp(f, X)[1](1.0)[0], numeric(f, X), 1e-4)
+
+
+@pytest.mark.parametrize("policy", [None, checkpoint_policies.dots_saveable, checkpoint_policies.everything_saveable])
+def test_checkpoint_of_a_call_inside_a_custom_jvp_rule(policy: Any) -> None:
+    """There the forward derivative of the checkpointed function is split: the call in it computes both what is known and what is not."""
+    inner = jit(lambda y, z: {"a": jnp.sin(y) * z, "b": y})
+
+    def f(x: Any) -> Any:
+        return checkpoint(lambda y: jnp.cos(inner(y, x)["a"]), policy=policy)(x) * x
+
+    g = custom_jvp(f)
+    g.defjvp(lambda primals, tangents: jvp(f, primals, tangents))
+    want = numeric(f, X)
+    for d in (jacrev(g), staged(jacrev(g)), jacfwd(g), jacrev(staged(g)), jacrev(vmap(g, axis_size=1, in_axes=None))):
+        close(np.asarray(d(X)).reshape(3, 3), want, 1e-5)

@@ -430,6 +430,26 @@ def test_linear_transpose() -> None:
     close(linear_transpose(running, X)(X)[0], matrix.T @ X)
 
 
+@pytest.mark.parametrize(
+    "both",
+    [
+        lambda y, t: staged(lambda y, t: (jnp.sin(y), t * 2))(y, t),
+        lambda y, t: checkpoint(lambda y, t: (jnp.sin(y), t * y))(y, t),
+        lambda y, t: cond(y[0] > 0, lambda y, t: (jnp.sin(y), t * y), lambda y, t: (y, t), y, t),
+        lambda y, t: scan(lambda c, _: ((jnp.sin(c[0]), c[1] * c[0]), None), (y, t), None, length=2)[0],
+    ],
+    ids=["call", "checkpoint", "cond", "scan"],
+)
+def test_linear_transpose_through_regions_that_also_compute_what_is_known(both: Any) -> None:
+    def linear(t: Any) -> Any:
+        y, u = both(X, t)
+        return y * u
+
+    matrix = np.stack([np.asarray(linear(jnp.asarray(e))) for e in np.eye(3)], 1)
+    for transposed in (linear_transpose(linear, X), staged(linear_transpose(linear, X))):
+        close(transposed(X)[0], matrix.T @ X)
+
+
 def test_integer_inputs_have_float0_tangents() -> None:
     g = grad(lambda n, x: x * n, argnums=(0, 1), allow_int=True)(3, 2.0)
     assert g[0].dtype == float0 and float(g[1]) == 3.0

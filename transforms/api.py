@@ -33,6 +33,7 @@ from tracegrad.tracer.pytree import (
 from tracegrad.tracer.staging import trace
 from tracegrad.transforms.jvp import jvp_flat
 from tracegrad.transforms.linearize import linearize_flat
+from tracegrad.transforms.partial import separated
 from tracegrad.transforms.transpose import backward
 from tracegrad.transforms.zero import Linear, Zero, instantiate
 
@@ -506,6 +507,7 @@ def linear_transpose(fun: Callable[..., Any], *primals: Any, reduce_axes: Sequen
     types = [leaf_type("linear_transpose", names, i, described(x)) for i, x in enumerate(leaves)]
     flat = Flat(fun, tree, False, "linear_transpose")
     program, captured = trace(flat, types, name_of(fun))
+    program = separated(program, (False,) * len(captured) + (True,) * len(types))
     out_types = program.out_types
     if not all(is_inexact(t.dtype) for t in (*types, *out_types)) and not all(t.dtype.kind in "iu" for t in (*types, *out_types)):
         raise TypeError(

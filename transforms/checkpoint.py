@@ -24,7 +24,6 @@ from tracegrad.transforms.batch import batch_program
 from tracegrad.transforms.calls import transpose_with
 from tracegrad.transforms.checkpoint_policies import Policy, may_save, policy_reference
 from tracegrad.transforms.checkpoint_policies import checkpoint_policies as checkpoint_policies
-from tracegrad.transforms.dead_code import remove_dead_code
 from tracegrad.transforms.jvp import jvp_program
 from tracegrad.transforms.linearize import linearize_program
 from tracegrad.transforms.partial import PARTIAL_RULES, Partial, partial_program
@@ -158,24 +157,29 @@ def _batch(axis: Axis, args: Sequence[Any], dims: Sequence[int | None], *, progr
     return bind(checkpoint_p, *args, program=whole, **params), out_dims
 
 
+@cached
+def _divided(
+    program: Program, unknown: tuple[bool, ...], policy: Any, prevent_cse: tuple[bool, ...]
+) -> tuple[Rematerialized, int, tuple[bool, ...]]:
+    split = partial_program(program, unknown)
+    return rematerialize(split, may_save(policy), prevent_cse), split.num_outs, split.unknown_out
+
+
 def _partial(partial: Partial, args: tuple[Any, ...], unknown: list[bool], params: dict[str, Any]) -> tuple[Any, ...]:
-    program: Program = params["program"]
-    unknown_out = partial_program(program, tuple(unknown)).unknown_out
-    if not any(unknown_out):
-        staged: tuple[Any, ...] = ()
-    else:
-        # What is known is computed now as well as, later, again: that is what the checkpoint asks for.
-        staged = partial.staging.process(checkpoint_p, args, params)
-        if all(unknown_out):
-            return staged
-    pruned = remove_dead_code(program, [not u for u in unknown_out])
-    pruned = pruned.replace(inputs=[v for v, u in zip(pruned.inputs, unknown) if not u])
-    apart = params["prevent_cse"]
-    if not isinstance(apart, bool):
-        apart = tuple([f for f, u in zip(apart, unknown) if not u])
-    operands = tuple([x for x, u in zip(args, unknown) if not u])
-    known = iter(partial.parent.process(checkpoint_p, operands, {**params, "program": pruned, "prevent_cse": apart}))
-    return tuple([staged[i] if u else next(known) for i, u in enumerate(unknown_out)])
+    apart, policy = params["prevent_cse"], params["policy"]
+    flags = tuple([f for f, u in zip(_flags(apart, len(args)), unknown) if not u])
+    plan, n, unknown_out = _divided(params["program"], tuple(unknown), policy, flags)
+    known = [x for x, u in zip(args, unknown) if not u]
+    outs: Sequence[Any] = ()
+    if plan.now.outputs or plan.now.has_effects:
+        now_params = {"program": plan.now, "prevent_cse": apart if isinstance(apart, bool) else flags, "policy": policy}
+        outs = partial.parent.process(checkpoint_p, tuple(known), now_params)
+    operands = (*[known[i] for i in plan.needed], *outs[n:], *[x for x, u in zip(args, unknown) if u])
+    # What is known is computed now as well as, later, again: that is what the checkpoint asks for.
+    later_params = {"program": plan.later, "prevent_cse": any(flags), "policy": policy}
+    later = iter(partial.staging.process(checkpoint_p, operands, later_params) if any(unknown_out) else ())
+    now = iter(outs)
+    return tuple([next(later) if u else next(now) for u in unknown_out])
 
 
 PARTIAL_RULES[checkpoint_p] = _partial

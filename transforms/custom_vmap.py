@@ -25,6 +25,7 @@ from tracegrad.transforms.closures import Lifted, lift
 from tracegrad.transforms.custom import Custom, arrays
 from tracegrad.transforms.dead_code import remove_dead_code
 from tracegrad.transforms.jvp import jvp_flat, jvp_program
+from tracegrad.transforms.partial import separated
 from tracegrad.transforms.transpose import backward, transpose_program
 from tracegrad.transforms.zero import Axis, Linear, Zero, instantiate
 
@@ -274,6 +275,7 @@ def _transposed_rule(
             return outs
 
         program, captured = trace(fun, batched_types, rule.name.rpartition("_")[0])
+        program = separated(program, (False,) * len(captured) + (True,) * len(batched_types))
         given_cts = iter(zip(values[k:], in_batched[k:]))
         cts: list[Any] = []
         for nz, batched, t in zip(nonzero, out_batched, program.out_types, strict=True):
@@ -294,7 +296,7 @@ def _transpose(cts: Sequence[Any], inputs: Sequence[Any], *, program: Program, r
     linear = tuple([type(x) is Linear for x in inputs])
     nonzero = tuple([type(ct) is not Zero for ct in cts])
     every = (True,) * linear.count(True)
-    turned, nonzero_out = transpose_program(program, linear, nonzero, every)
+    turned, nonzero_out = transpose_program(separated(program, linear), linear, nonzero, every)
     known = [x for x in inputs if type(x) is not Linear]
     derived = _transposed_rule(rule, program.in_types, linear, nonzero, nonzero_out)
     found = iter(bind(custom_vmap_call_p, *known, *[ct for ct in cts if type(ct) is not Zero], program=turned, rule=derived))

@@ -11,7 +11,7 @@ from tracegrad.ir.evaluate import run
 from tracegrad.ir.primitive import Primitive
 from tracegrad.ir.program import Program
 from tracegrad.tracer.staging import StagedTracer, Staging
-from tracegrad.transforms.staged import Split, cached, finish_split
+from tracegrad.transforms.staged import Split, cached, finish_split, renamed
 
 PARTIAL_RULES: dict[Primitive, Callable[..., tuple[Any, ...]]] = {}
 """Primitives with regions, some of whose results are known though some operands are not: `rule(partial, args, unknown, params)`."""
@@ -60,3 +60,22 @@ def partial_program(program: Program, unknown: tuple[bool, ...], forced: tuple[b
             [x for x, u in zip(outs, unknown_out) if u],
             unknown_out,
         )
+
+
+@cached
+def separated(program: Program, linear: tuple[bool, ...]) -> Program:
+    """The program, with what does not depend on the linear inputs in equations of its own, also where a call, branch or loop computes both.
+
+    Programs that users wrote need it before they are transposed; those that linearization makes are so from the start.
+    """
+    if not any([eqn.primitive in PARTIAL_RULES for eqn in program.equations]):
+        return program
+    known, rest, sources, unknown_out, _ = split = partial_program(program, linear)
+    known_inputs, linear_inputs = iter(known.inputs), iter(rest.inputs[len(sources) :])
+    inputs = [next(linear_inputs) if lin else next(known_inputs) for lin in linear]
+    residuals = split.pick(known.inputs, known.outputs)
+    rest = renamed(rest, dict(zip(rest.inputs, residuals)))
+    known_outputs, linear_outputs = iter(known.outputs), iter(rest.outputs)
+    outputs = [next(linear_outputs) if u else next(known_outputs) for u in unknown_out]
+    equations = [*known.equations, *rest.equations]
+    return Program(inputs, [*known.constants, *rest.constants], equations, outputs, program.name)

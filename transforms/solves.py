@@ -26,6 +26,7 @@ from tracegrad.transforms.api import as_array, as_inputs, check_callable, leaf_t
 from tracegrad.transforms.closures import Lifted, lift
 from tracegrad.transforms.custom_rules import apply_custom
 from tracegrad.transforms.jvp import jvp_flat
+from tracegrad.transforms.partial import separated
 from tracegrad.transforms.transpose import transpose_program
 from tracegrad.transforms.zero import Linear, Zero, add_tangents, instantiate
 
@@ -211,7 +212,8 @@ class _LinearSystem(_Equation):
         if self.turned is None:
             n = self.tree.num_leaves
             linear = (False,) * self.num_consts + (True,) * n
-            turned = self.program if self.symmetric else transpose_program(self.program, linear, (True,) * n, (True,) * n)[0]
+            operator = separated(self.program, linear)
+            turned = self.program if self.symmetric else transpose_program(operator, linear, (True,) * n, (True,) * n)[0]
             solvers = (self.solvers[1], self.solvers[0])
             # The lifted solvers come in a fixed order; here the second one solves.
             self.turned = _Turned(
