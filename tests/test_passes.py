@@ -18,6 +18,7 @@ from tracegrad.transforms.hoist import hoist_invariants
 from tracegrad.transforms.inline import inline_calls
 from tracegrad.transforms.narrow import narrow_loops
 from tracegrad.transforms.simplify import simplify
+from tracegrad.transforms.steps import share_steps
 
 
 def arguments(program: Program) -> list[np.ndarray]:
@@ -344,6 +345,90 @@ def test_narrowing_makes_a_constant_of_slices_that_are_alike() -> None:
               yield %2, %3
             }
           return %b
+        }""",
+    )
+
+
+def test_what_a_step_computes_of_its_last_carry_is_not_computed_again_of_the_first() -> None:
+    check(
+        share_steps,
+        """
+        program @f(%x: f32[3], %w: f32[]) -> (f32[3]) {
+          %a: f32[3] = scan const(%w) carry(%x) xs() {length=5, reverse=false, unroll=1}
+            body @body const(%v: f32[]) carry(%c: f32[3]) xs() {
+              %0: f32[3] = sin %c
+              %1: f32[3] = mul %0, %v
+              %2: f32[3] = add %c, %1
+              %3: f32[3] = sin %2
+              %4: f32[3] = mul %3, %c
+              %5: f32[3] = sub %2, %4
+              %6: f32[3] = sin %5
+              %7: f32[3] = mul %6, 0.0: f32[]
+              %8: f32[3] = add %5, %7
+              yield %5
+            }
+          return %a
+        }""",
+        """
+        program @f(%x: f32[3], %w: f32[]) -> (f32[3]) {
+          %0: f32[3] = sin %x
+          %a: f32[3], %1: f32[3] = scan const(%w) carry(%x, %0) xs() {length=5, reverse=false, unroll=1}
+            body @body const(%v: f32[]) carry(%c: f32[3], %2: f32[3]) xs() {
+              %3: f32[3] = mul %2, %v
+              %4: f32[3] = add %c, %3
+              %5: f32[3] = sin %4
+              %6: f32[3] = mul %5, %c
+              %7: f32[3] = sub %4, %6
+              %8: f32[3] = sin %7
+              yield %7, %8
+            }
+          return %a
+        }""",
+    )
+
+
+def test_carries_that_two_steps_share_are_stacked_once() -> None:
+    check(
+        share_steps,
+        """
+        program @f(%x: f32[]) -> (f32[]) {
+          %a: f32[], %p: f32[4], %q: f32[4] = scan const() carry(%x) xs() {length=4, reverse=false, unroll=1}
+            body @body const() carry(%c: f32[]) xs() {
+              %0: f32[] = sin %c
+              yield %0, %c, %0
+            }
+          %b: f32[] = scan const() carry(%a) xs(%p, %q) {length=4, reverse=true, unroll=1}
+            body @back const() carry(%d: f32[]) xs(%s: f32[], %t: f32[]) {
+              %1: f32[] = mul %d, %s
+              %2: f32[] = add %1, %t
+              yield %2
+            }
+          %e: f32[] = scan const() carry(%b) xs(%q) {length=4, reverse=true, unroll=1}
+            body @back const() carry(%g: f32[]) xs(%h: f32[]) {
+              %3: f32[] = mul %g, %h
+              yield %3
+            }
+          return %e
+        }""",
+        """
+        program @f(%x: f32[]) -> (f32[]) {
+          %a: f32[], %p: f32[4] = scan const() carry(%x) xs() {length=4, reverse=false, unroll=1}
+            body @body const() carry(%c: f32[]) xs() {
+              %0: f32[] = sin %c
+              yield %0, %c
+            }
+          %b: f32[], %1: f32[] = scan const() carry(%a, %a) xs(%p) {length=4, reverse=true, unroll=1}
+            body @back const() carry(%d: f32[], %t: f32[]) xs(%s: f32[]) {
+              %2: f32[] = mul %d, %s
+              %3: f32[] = add %2, %t
+              yield %3, %s
+            }
+          %e: f32[], %4: f32[] = scan const() carry(%b, %a) xs(%p) {length=4, reverse=true, unroll=1}
+            body @back const() carry(%g: f32[], %h: f32[]) xs(%5: f32[]) {
+              %6: f32[] = mul %g, %h
+              yield %6, %5
+            }
+          return %e
         }""",
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from tracegrad.ir.evaluate import rename, substitute
@@ -40,7 +41,12 @@ def merge_common(program: Program) -> Program:
 
 
 def _key(eqn: Equation) -> Any:
-    operands: list[Any] = [a.key if isinstance(a, Literal) else a for a in eqn.inputs]
+    return equation_key(eqn, [a.key if isinstance(a, Literal) else a for a in eqn.inputs])
+
+
+def equation_key(eqn: Equation, operands: Sequence[Any]) -> Any:
+    """What equations that compute the same share, given something hashable for each operand."""
+    operands = list(operands)
     name = eqn.primitive.name
     if name in COMMUTATIVE:
         operands.sort(key=hash)

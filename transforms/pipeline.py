@@ -15,6 +15,7 @@ from tracegrad.transforms.inline import inline_calls
 from tracegrad.transforms.narrow import narrow_loops
 from tracegrad.transforms.physical_keys import physical_keys
 from tracegrad.transforms.simplify import simplify
+from tracegrad.transforms.steps import share_steps
 
 Pass = Callable[[Program], Program]
 Observer = Callable[[Pass, Program, Program], None]
@@ -31,6 +32,7 @@ PIPELINE: tuple[Pass, ...] = (
     hoist_invariants,
     merge_common,  # after hoisting, so that two loops share what both hoisted
     simplify,
+    share_steps,  # after merging, so that what successive steps share is one value in each
     narrow_loops,  # again: numbers that went into loops may have left results that are operands
     remove_dead_code,  # last: the others leave dead equations behind
 )
