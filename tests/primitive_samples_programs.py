@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,10 @@ from primitive_samples import BF16, BOOL, C64, C128, F32, F64, I32, U32, Case, K
 
 from tracegrad.ir import calls, ops
 from tracegrad.ir import control_flow as cf
-from tracegrad.ir.bind import bind
+from tracegrad.ir.bind import bind, type_of
 from tracegrad.ir.config import config
+from tracegrad.ir.evaluate import evaluate
+from tracegrad.ir.tapes import empty_tape, empty_tape_p, record_while_p, tape_length, tape_length_p, tape_scan_p
 from tracegrad.ir.types import ArrayType
 from tracegrad.tracer.staging import trace
 
@@ -256,6 +259,103 @@ def scan_samples() -> Iterable[Case]:
         note="no arrays",
         **{"params": {"reverse": False}},
     )
+
+
+# Loops over tapes. What they take and give is compared in arrays: a case is a small program that has the primitive in its middle.
+
+
+@dataclass(frozen=True)
+class TapeCase(Case):
+    """`fun`, of arrays, applies the primitive to tapes that it makes, and reads the tapes that it gives."""
+
+    fun: Callable[..., Any] = bind
+
+    def __call__(self, *values: Any) -> tuple[Any, ...]:
+        return tuple(self.fun(*values))
+
+    def evaluate(self, *arrays: np.ndarray) -> tuple[np.ndarray, ...]:
+        with config.override("enable_x64", True):
+            return tuple(map(np.asarray, evaluate(program(self.fun, *self.types), *arrays)))
+
+
+def tape_case(primitive: Any, fun: Callable[..., Any], *operands: Any, note: str = "", **claims: Any) -> Case:
+    arrays = tuple(np.asarray(x) for x in operands)
+    types = tuple(ArrayType(x.shape, x.dtype) for x in arrays)
+    claims.setdefault("differentiable", tuple(i for i, t in enumerate(types) if t.dtype in (F64, C128)))
+    return TapeCase(f"{primitive.name} {note}", primitive, arrays, types, {}, fun=fun, **claims)
+
+
+def as_tape(x: Any, rows: int) -> Any:
+    """The tape of the first rows of an array, and their number."""
+    t = type_of(x)
+    count = program(lambda x, i: [ops.lt(i, np.int32(rows))], t, N)
+    row = program(lambda x, i: [ops.add(i, np.int32(1)), ops.dynamic_index_in_dim(x, i, 0, keepdims=False)], t, N)
+    _, n, tape = bind(record_while_p, x, x, np.int32(0), cond=count, body=row, cond_nconsts=1, body_nconsts=1)
+    return tape, n
+
+
+def as_array(tape: Any, n: Any, rows: int) -> Any:
+    """The array of what is on a tape of n steps, and zeros beyond."""
+    element = type_of(tape).dtype.element
+    whole = ArrayType((rows, *element.shape), element.dtype)
+
+    def put(i: Any, rows: Any, row: Any) -> list[Any]:
+        return [ops.add(i, np.int32(1)), ops.dynamic_update_index_in_dim(rows, row, i, 0)]
+
+    zeros = ops.broadcast_in_dim(ops.convert_element_type(np.int32(0), element.dtype), whole.shape, ())
+    body = program(put, N, whole, element)
+    return bind(tape_scan_p, n, np.int32(0), zeros, tape, body=body, reverse=False, num_consts=0, num_carry=2)[1]
+
+
+@sampler
+def record_while_samples() -> Iterable[Case]:
+    cond = program(lambda n, i, x: [ops.lt(i, n)], N, N, V)
+    body = program(lambda w, i, x: [ops.add(i, 1), ops.mul(ops.sin(x), w), ops.exp(x), ops.reduce_sum(x, (0,)), i], V, N, V)
+
+    def fun(n: Any, w: Any, x: Any) -> list[Any]:
+        loop = {"cond": cond, "body": body, "cond_nconsts": 1, "body_nconsts": 1}
+        i, y, count, *tapes = bind(record_while_p, n, w, np.int32(0), x, **loop)
+        return [i, y, count, *[as_array(t, count, 5) for t in tapes]]
+
+    for n in (0, 1, 4):
+        yield tape_case(record_while_p, fun, np.int32(n), w, v, note=f"{n} steps", tolerance=10.0)
+
+
+@sampler
+def tape_scan_samples() -> Iterable[Case]:
+    def step(c: Any, h: Any, k: Any, x: Any, y: Any) -> list[Any]:
+        h = ops.mul(ops.sin(ops.add(h, c)), x)
+        return [h, ops.add(k, 1), ops.mul(h, y), k]
+
+    body = program(step, V, V, N, S, V)
+    for length in (0, 1, 4):
+        for reverse in (False, True):
+
+            def fun(c: Any, h: Any, x: Any, y: Any, rows: int = length, reverse: bool = reverse) -> list[Any]:
+                (xs, n), (ys, _) = as_tape(x, rows), as_tape(y, rows)
+                loop = {"body": body, "reverse": reverse, "num_consts": 1, "num_carry": 2}
+                h, k, *tapes = bind(tape_scan_p, n, c, h, np.int32(3), xs, ys, **loop)
+                return [h, k, *[as_array(t, n, 5) for t in tapes]]
+
+            x, y = draw(F64, (4,), 0.5, 1.5), draw(F64, (4, 3), 0.5, 1.5)
+            yield tape_case(tape_scan_p, fun, w, v, x, y, note=f"{length} steps reverse={reverse}", tolerance=10.0)
+
+
+@sampler
+def tape_samples() -> Iterable[Case]:
+    both = program(lambda s, x, y: [ops.add(s, ops.mul(x, ops.add(y, 1.0)))], V, V, V)
+
+    def with_empty(x: Any, h: Any) -> list[Any]:
+        tape, n = as_tape(x, 3)
+        (h,) = bind(tape_scan_p, n, h, tape, empty_tape(V), body=both, reverse=False, num_consts=0, num_carry=1)
+        return [h, as_array(empty_tape(V), n, 3)]
+
+    def with_length(x: Any, y: Any) -> list[Any]:
+        (tape, _), (other, _) = as_tape(x, 3), as_tape(y, 0)
+        return [tape_length(tape), tape_length(other), tape_length(empty_tape(S)), ops.mul(x, 2.0)]
+
+    yield tape_case(empty_tape_p, with_empty, draw(F64, (3, 3)), v)
+    yield tape_case(tape_length_p, with_length, draw(F64, (3, 2)), draw(F32, (2,)))
 
 
 # Calls
