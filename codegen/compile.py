@@ -16,6 +16,7 @@ from tracegrad.codegen.loop_sums import sum_products_after_loops
 from tracegrad.codegen.loop_windows import sum_windows_after_loops
 from tracegrad.codegen.lower import lower_program
 from tracegrad.codegen.memory import plan_arena
+from tracegrad.codegen.partition import joined, partitioned
 from tracegrad.codegen.physical_tapes import physical_tapes
 from tracegrad.codegen.product_sums import sum_before_products
 from tracegrad.codegen.residuals import recompute_residuals
@@ -27,6 +28,8 @@ STRAIGHT_VECTORS = 6_000
 """Straight-line code of programs with more operations is not searched for vectors: that search takes longer than all the rest."""
 CHEAP_PIPELINE = 60_000
 """Programs of more operations are optimized with less effort."""
+PART, MOST_PARTS = 2_500, 8
+"""A program is compiled in parts of at least so many operations, at the same time, and in at most so many."""
 
 
 _llvm = Lock()
@@ -91,13 +94,19 @@ def compile_program(
         texts["loops"] = str(function)
         texts["llvm"] = text
     size = writer.size
+    level, straight_vectors = 2 if size <= CHEAP_PIPELINE else 1, size <= STRAIGHT_VECTORS
+    # The number of parts depends on the program alone, so that its results are the same on every machine.
+    parts = partitioned(text, min(size // PART, MOST_PARTS)) if size >= 2 * PART and not keep_text else [text]
     with _llvm:
-        module = targets.parse(text)
-        targets.optimize(module, target, 2 if size <= CHEAP_PIPELINE else 1, straight_vectors=size <= STRAIGHT_VECTORS)
-        if keep_text:
-            texts["optimized"] = str(module)
-            texts["assembly"] = targets.emit_assembly(module, target)
-        code = targets.emit_object(module, target)
+        if len(parts) > 1:
+            code = joined(targets.compile_texts(parts, target, level, straight_vectors))
+        else:
+            module = targets.parse(text)
+            targets.optimize(module, target, level, straight_vectors)
+            if keep_text:
+                texts["optimized"] = str(module)
+                texts["assembly"] = targets.emit_assembly(module, target)
+            code = targets.emit_object(module, target)
     return CompiledObject(
         symbol,
         code,

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import llvmlite.binding as llvm
+from llvmlite.binding import ffi
 
 
 @dataclass(frozen=True)
@@ -52,29 +56,63 @@ def host() -> Target:
 @lru_cache(maxsize=16)
 def machine(target: Target, level: int = 2) -> Any:
     """LLVM's target machine; code is position independent, so that an object can be kept on disk and loaded anywhere."""
+    return create_machine(target, level)
+
+
+def create_machine(target: Target, level: int = 2) -> Any:
+    """A target machine of one's own: one serves one thread at a time."""
     initialize()
     return llvm.Target.from_triple(target.triple).create_target_machine(
         cpu=target.cpu, features=target.features, opt=level, reloc="pic", codemodel="small"
     )
 
 
-def parse(text: str) -> Any:
+def parse(text: str, context: Any = None) -> Any:
     initialize()
-    module = llvm.parse_assembly(text)
-    return module
+    return llvm.parse_assembly(text, context)
 
 
-def optimize(module: Any, target: Target, level: int = 2, straight_vectors: bool = True) -> None:
+def optimize(module: Any, target: Target, level: int = 2, straight_vectors: bool = True, tm: Any = None) -> None:
     """Run LLVM's pipeline. Pass builders and managers are made for one use: LLVM aborts when they are used again."""
-    tm = machine(target)
     options = llvm.create_pipeline_tuning_options(speed_level=level)
     options.loop_vectorization = level >= 2
     options.slp_vectorization = level >= 2 and straight_vectors
     options.loop_interleaving = level >= 2
     options.loop_unrolling = True
-    builder = llvm.create_pass_builder(tm, options)
+    builder = llvm.create_pass_builder(tm or machine(target), options)
     manager = builder.getModulePassManager()
-    manager.run(module, builder)
+    if tm is None:
+        manager.run(module, builder)
+    else:
+        _unlocked("LLVMPY_RunNewModulePassManager")(manager, module, builder)
+
+
+def compile_texts(texts: Sequence[str], target: Target, level: int, straight_vectors: bool) -> list[bytes]:
+    """The object code of modules, compiled at the same time, each in an LLVM context of its own."""
+
+    def compiled(text: str) -> bytes:
+        tm = create_machine(target)
+        module = parse(text, llvm.create_context())
+        optimize(module, target, level, straight_vectors, tm)
+        with ffi.OutputString() as error:
+            memory = _unlocked("LLVMPY_TargetMachineEmitToMemory")(tm, module, 1, error)
+            if not memory:
+                raise RuntimeError(str(error))
+        try:
+            return ctypes.string_at(ffi.lib.LLVMPY_GetBufferStart(memory), ffi.lib.LLVMPY_GetBufferSize(memory))
+        finally:
+            ffi.lib.LLVMPY_DisposeMemoryBuffer(memory)
+
+    from concurrent.futures import ThreadPoolExecutor  # slow to import, and few programs are that large
+
+    with ThreadPoolExecutor(min(len(texts), os.cpu_count() or 1)) as pool:
+        return list(pool.map(compiled, texts))
+
+
+def _unlocked(name: str) -> Any:
+    """A function of llvmlite's library without the lock that llvmlite takes for every call: LLVM needs none between contexts."""
+    locked = getattr(ffi.lib, name)
+    return getattr(locked, "_cfn", locked)
 
 
 def emit_object(module: Any, target: Target, level: int = 2) -> bytes:

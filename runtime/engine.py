@@ -9,6 +9,7 @@ from threading import Lock
 from typing import Any
 
 from tracegrad.codegen import target
+from tracegrad.codegen.partition import taken_apart
 from tracegrad.runtime import symbols
 
 ENTRY = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)
@@ -39,7 +40,9 @@ def load(object_code: bytes, entry: str, externals: Iterable[str]) -> Callable[[
 
     addresses = {name: symbols.address(name) for name in externals}
     with _lock:
-        builder = llvm.JITLibraryBuilder().add_object_img(object_code)
+        builder = llvm.JITLibraryBuilder()
+        for image in taken_apart(object_code):
+            builder.add_object_img(image)
         for name, address in addresses.items():
             builder.import_symbol(name, address)
         library = builder.export_symbol(entry).link(_lljit(), f"tracegrad{next(_serial)}")
