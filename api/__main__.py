@@ -1,6 +1,7 @@
 """The command line: see what the compiler makes of a function.
 
     python -m tracegrad show path/to/file.py:function --args "f32[3,4]" 2.0 --stage loops
+    python -m tracegrad explain path/to/file.py:function --args "f32[3,4]" 2.0
 
 Arguments are types (`f32[3,4]`), numbers or Python literals (`2.0`, `{'w': 1.0}`, `'f32[3]'` inside containers); stages are those of
 `jit(f).lower(*args)`.
@@ -38,7 +39,7 @@ def argument(text: str) -> Any:
             return _types_inside(ast.literal_eval(quoted))
         except (ValueError, SyntaxError):
             raise SystemExit(
-                f"tracegrad show: cannot read the argument {text!r}: expected a type such as f32[3,4] or a literal"
+                f"tracegrad: cannot read the argument {text!r}: expected a type such as f32[3,4] or a literal"
             ) from None
 
 
@@ -65,11 +66,11 @@ def function(spec: str) -> Any:
     """The function that `file.py:name` or `package.module:name` names."""
     place, _, name = spec.rpartition(":")
     if not place or not name:
-        raise SystemExit(f"tracegrad show: expected file.py:function or module:function, got {spec!r}")
+        raise SystemExit(f"tracegrad: expected file.py:function or module:function, got {spec!r}")
     if place.endswith(".py"):
         path = Path(place).resolve()
         if not path.exists():
-            raise SystemExit(f"tracegrad show: there is no file {place}")
+            raise SystemExit(f"tracegrad: there is no file {place}")
         module_spec = importlib.util.spec_from_file_location(path.stem, path)
         assert module_spec is not None and module_spec.loader is not None
         module = importlib.util.module_from_spec(module_spec)
@@ -81,7 +82,7 @@ def function(spec: str) -> Any:
     found: Any = module
     for part in name.split("."):
         if not hasattr(found, part):
-            raise SystemExit(f"tracegrad show: {place} has no {name}")
+            raise SystemExit(f"tracegrad: {place} has no {name}")
         found = getattr(found, part)
     return found
 
@@ -90,11 +91,13 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="tracegrad", description="See what the compiler makes of a function.")
     commands = parser.add_subparsers(dest="command", required=True)
     show = commands.add_parser("show", help="print a stage of a function's compilation")
-    show.add_argument("function", help="path/to/file.py:function or package.module:function")
-    show.add_argument("--args", nargs="*", default=[], help="types such as f32[3,4], or Python literals")
-    show.add_argument("--static", type=int, nargs="*", default=[], help="positions of static arguments")
     show.add_argument("--stage", default="optimized", choices=STAGES)
-    show.add_argument("--x64", action="store_true", help="64-bit types")
+    explain = commands.add_parser("explain", help="print the kernels that a function becomes")
+    for command in (show, explain):
+        command.add_argument("function", help="path/to/file.py:function or package.module:function")
+        command.add_argument("--args", nargs="*", default=[], help="types such as f32[3,4], or Python literals")
+        command.add_argument("--static", type=int, nargs="*", default=[], help="positions of static arguments")
+        command.add_argument("--x64", action="store_true", help="64-bit types")
     options = parser.parse_args(argv)
     if options.x64:
         from tracegrad.ir.config import config
@@ -102,7 +105,8 @@ def main(argv: list[str] | None = None) -> int:
         config.update("enable_x64", True)
     f = function(options.function)
     compiled = f if hasattr(f, "lower") else jit(f, static_argnums=tuple(options.static))
-    print(compiled.lower(*[argument(a) for a in options.args]).as_text(options.stage))
+    lowered = compiled.lower(*[argument(a) for a in options.args])
+    print(lowered.explain() if options.command == "explain" else lowered.as_text(options.stage))
     return 0
 
 

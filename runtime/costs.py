@@ -23,12 +23,13 @@ def of(program: Program) -> dict[str, float]:
     dearest one."""
     total = {"flops": 0.0, "transcendentals": 0.0, "bytes accessed": 0.0}
     for eqn in program.equations:
-        for name, value in _equation(eqn).items():
+        for name, value in of_equation(eqn).items():
             total[name] += value
     return total
 
 
-def _equation(eqn: Equation) -> dict[str, float]:
+def of_equation(eqn: Equation) -> dict[str, float]:
+    """The same for one equation."""
     regions = [of(r) for _, r in eqn.regions()]
     if regions:
         name = eqn.primitive.name

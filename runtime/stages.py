@@ -18,6 +18,7 @@ from tracegrad.transforms.pipeline import optimize
 
 if TYPE_CHECKING:
     from tracegrad.runtime import jit
+    from tracegrad.runtime.explain import Explanation
 
 STAGES = dump.STAGES
 
@@ -141,8 +142,42 @@ class Lowered(_Stage):
         """Estimates of one run: "flops", "transcendentals", "bytes accessed"."""
         return costs.of(self._optimized)
 
+    def explain(self, *args: Any, profile: bool = False, **kwargs: Any) -> Explanation:
+        """The kernels that the function became: what was fused, loops, operations and bytes, vectors, what is in place and why.
+
+        profile: run it with `args` and `kwargs`, its arguments without static ones, and say which share of the time each kernel takes.
+        Returns a table (`str()`) whose rows are data. Raises ValueError for profile without arguments, TypeError for arguments of
+        other types than it was lowered for.
+        """
+        from tracegrad.runtime.explain import explain  # it takes more of the compiler apart than others need
+
+        if not profile:
+            if args or kwargs:
+                raise ValueError("explain takes arguments only to run the function with them: say profile=True, too")
+            return explain(settle(self._optimized)[0], self.fun_name)
+        leaves = checked_leaves(self, args, kwargs)
+        executable = self._traced.executable
+        return explain(executable.computed, self.fun_name, executable, [*self._traced.captured, *leaves])
+
     def compile(self, compiler_options: Any = None) -> Compiled:
         return Compiled(self, self._traced.executable)
+
+
+def checked_leaves(stage: _Stage, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
+    """The leaves of arguments of a stage. Raises TypeError if they are not what it was made for."""
+    leaves, tree = tree_flatten((args, kwargs))
+    if tree != stage.in_tree:
+        raise TypeError(
+            f"{stage.fun_name} was compiled for arguments of the structure {stage.in_tree}, but is called with {tree}"
+        )
+    for i, (x, want) in enumerate(zip(leaves, stage._in_types)):
+        got = type_of(x)
+        if got.shape != want.shape or got.dtype != want.dtype:
+            raise TypeError(
+                f"{stage.fun_name} was compiled for {want} as leaf {i} of its arguments, but is called with {got}; a compiled "
+                "program has fixed types: call the jitted function, which compiles for new ones"
+            )
+    return leaves
 
 
 @dataclass(frozen=True)
@@ -165,19 +200,7 @@ class Compiled(_Stage):
         self._executable = executable
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        leaves, tree = tree_flatten((args, kwargs))
-        if tree != self.in_tree:
-            raise TypeError(
-                f"{self.fun_name} was compiled for arguments of the structure {self.in_tree}, but is called with {tree}"
-            )
-        for i, (x, want) in enumerate(zip(leaves, self._in_types)):
-            got = type_of(x)
-            if got.shape != want.shape or got.dtype != want.dtype:
-                raise TypeError(
-                    f"{self.fun_name} was compiled for {want} as leaf {i} of its arguments, but is called with {got}; a compiled "
-                    "program has fixed types: call the jitted function, which compiles for new ones"
-                )
-        return tree_unflatten(self.out_tree, self._traced.run(leaves))
+        return tree_unflatten(self.out_tree, self._traced.run(checked_leaves(self, args, kwargs)))
 
     call = __call__
 
@@ -188,6 +211,10 @@ class Compiled(_Stage):
     def cost_analysis(self) -> dict[str, float]:
         """Estimates of one run: "flops", "transcendentals", "bytes accessed"."""
         return self._lowered.cost_analysis()
+
+    def explain(self, *args: Any, profile: bool = False, **kwargs: Any) -> Explanation:
+        """The table of `Lowered.explain`."""
+        return self._lowered.explain(*args, profile=profile, **kwargs)
 
     def memory_analysis(self) -> MemoryAnalysis:
         program = self._traced.program
