@@ -204,10 +204,15 @@ def _without_last(members: list[Equation], outside: set[Var]) -> list[Equation]:
 
 
 def _saves(members: list[Equation]) -> bool:
-    """Whether a large row is read after a pass that its own computation, or another one, waits for."""
+    """Whether a large row is read after a pass that its own computation, or another one, waits for; or is an operand or the result of
+    a product, which would have to be in memory."""
     after: set[Var] = set()
+    made: set[Var] = set()
     for e in members:
         reads = [a for a in e.inputs if isinstance(a, Var)]
+        if e.primitive.name == "dot_general" and any(_is_large(a.type) for a in (*[a for a in reads if a in made], *e.outputs)):
+            return True
+        made.update(e.outputs)
         late = any(a in after for a in reads)
         if late and any(_is_large(a.type) for a in (*reads, *e.outputs)):
             return True
@@ -302,6 +307,16 @@ def _concatenate(e: Equation) -> tuple[list[bool], dict[str, Any]] | None:
 def _pad(e: Equation) -> tuple[list[bool], dict[str, Any]] | None:
     config = e.params["padding_config"]
     return None if config[0] != (0, 0, 0) else ([True, False], {"padding_config": config[1:]})
+
+
+@_rule("dot_general")
+def _dot_general(e: Equation) -> tuple[list[bool], dict[str, Any]] | None:
+    """A product whose first batch dimension is the first of both operands."""
+    contracting, batch = e.params["dimension_numbers"]
+    if not batch[0] or batch[0][0] != 0 or batch[1][0] != 0:
+        return None
+    dims = tuple([tuple([d - 1 for d in found]) for found in contracting]), tuple([tuple([d - 1 for d in b[1:]]) for b in batch])
+    return [True, True], {**e.params, "dimension_numbers": dims}
 
 
 @_rule("rev")

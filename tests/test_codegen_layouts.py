@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from tests.codegen_harness import check, loops, staged
+from tracegrad.codegen.compile import prepare
 from tracegrad.codegen.layouts import transpose_late
 from tracegrad.ir import ops
 from tracegrad.ir.config import config
@@ -134,3 +135,27 @@ def test_what_is_read_again_and_again_with_a_stride_is_put_in_order_once() -> No
     text = loops(f, *args)
     assert len([line for line in text.splitlines() if "load in0[" in line]) == 1
     assert "3*%" not in text.split("for")[-1]
+
+
+def test_products_whose_operands_need_not_be_in_memory_at_once_are_done_row_by_row() -> None:
+    def f(q: Any, x: Any, means: Any) -> Any:
+        shape = (x.shape[0], *means.shape)
+        centred = ops.sub(ops.broadcast_in_dim(x, shape, (0, 2)), ops.broadcast_in_dim(means, shape, (1, 2)))
+        scaled = ops.dot_general(q, centred, (((2,), (2,)), ((0,), (1,))))
+        return [ops.reduce_sum(ops.mul(scaled, scaled), (1,))]
+
+    args = draw(40, 12, 12), draw(500, 12), draw(40, 12)
+    check(f, *args)
+    (loop,) = [e for e in prepare(staged(f, *args)).equations if e.primitive.name == "scan"]
+    assert loop.params["length"] == 40
+    assert [e.primitive.name for e in loop.params["body"].equations][-3:] == ["dot_general", "mul", "reduce_sum"]
+
+
+def test_products_with_a_batch_in_another_place_stay_out_of_loops_over_rows() -> None:
+    def f(q: Any, x: Any) -> Any:
+        product = ops.dot_general(q, x, (((1,), (2,)), ((2,), (0,))))  # f64[40,30,60], the rows of q being columns
+        return [ops.reduce_sum(ops.exp(product), (2,))]
+
+    args = draw(30, 5, 40), draw(40, 60, 5)
+    check(f, *args)
+    assert [e.primitive.name for e in prepare(staged(f, *args)).equations][0] == "dot_general"
