@@ -49,12 +49,12 @@ def quick_code(monkeypatch: pytest.MonkeyPatch) -> None:
 _oracles: dict[Any, Any] = {}
 
 
-def oracle(chain: Chain) -> Any:
-    """The composition of the oracles; those of inner parts are shared among chains."""
-    key: tuple[str, ...] = (chain.base.name,)
+def oracle(chain: Chain, x: np.ndarray = START) -> Any:
+    """The composition of the oracles, for arguments like `x`; those of inner parts are shared among chains."""
+    key: tuple[str, ...] = (chain.base.name, x.dtype.name)
     f = _oracles.get(key)
     if f is None:
-        program = make_ir(chain.base.call)(START)
+        program = make_ir(chain.base.call)(x)
         f = _oracles[key] = remembered(lambda x: evaluate(program, x)[0])
     for operator in reversed(chain.operators):
         key = (*key, operator.name)
@@ -62,15 +62,15 @@ def oracle(chain: Chain) -> Any:
     return f
 
 
-def check(chain: Chain) -> None:
+def check(chain: Chain, x: np.ndarray = START) -> None:
     function, errors = chain.built(), chain.errors()
     for run in (function, tg.jit(function)):
         if errors:
             with pytest.raises(errors):
-                run(START)
+                run(x)
             continue
-        want = oracle(chain)(START)
-        got = np.asarray(run(START))
+        want = oracle(chain, x)(x)
+        got = np.asarray(run(x))
         assert got.dtype == want.dtype
         np.testing.assert_allclose(got, want, rtol=0, atol=TOLERANCE.get(chain.order, 1e-4) * max(1.0, np.abs(want).max()))
 
@@ -112,6 +112,12 @@ def triples() -> list[Chain]:
     return list(found.values())
 
 
+def holomorphic() -> list[Chain]:
+    """Every variant of every transform, of holomorphic functions in turn."""
+    bases = itertools.cycle([base for base in FUNCTIONS.values() if base.holomorphic])
+    return [Chain((v,), base) for v, base in zip(itertools.chain(*TRANSFORMS.values()), bases)]
+
+
 def by_name(chain: Chain) -> str:
     return chain.name
 
@@ -137,6 +143,12 @@ def test_pairs(chain: Chain) -> None:
 @pytest.mark.usefixtures("quick_code")
 def test_triples(chain: Chain) -> None:
     check(chain)
+
+
+@pytest.mark.parametrize("chain", holomorphic(), ids=by_name)
+@pytest.mark.usefixtures("quick_code")
+def test_complex_arguments(chain: Chain) -> None:
+    check(chain, START + np.array([0.125j, -0.25j]))
 
 
 def test_every_pair_and_every_function_under_every_transform_is_here() -> None:

@@ -186,6 +186,12 @@ def test_cotangents_of_complex_numbers_are_not_conjugated() -> None:
     np.testing.assert_equal(transpose("mul", 1j, Linear(z), np.asarray(2 + 1j)), [1j * (2 + 1j), None])
 
 
+def test_powers_of_complex_numbers_with_numbers_as_exponents() -> None:
+    z = 0.7 + 0.3j
+    for y in (2.5, 2.5 + 0j, 3, np.complex128(2.5)):
+        np.testing.assert_allclose(tg.grad(lambda x, y=y: x**y, holomorphic=True)(z), y * z ** (y - 1), rtol=1e-12)
+
+
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_where_factors_are_not_unique_tangents_are_not_finite() -> None:
     _, (v_dot, w_dot) = REGISTRY["eigh"].rule("jvp")((np.eye(2),), (np.ones((2, 2)),), lower=True)

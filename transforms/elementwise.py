@@ -190,7 +190,9 @@ partials(e.rem_p, SAME, lambda ans, x, y: ops.div(ops.sub(ans, x), y))
 def _pow_wrt_base(ans: Any, x: Any, y: Any) -> Any:
     base = type_of(x)
     if is_inexact(type_of(y).dtype):
-        return ops.mul(ops.pow(x, ops.sub(y, 1.0)), y)
+        # A Python number stays one, whatever its kind.
+        less = y - 1.0 if isinstance(y, (float, complex)) else ops.sub(y, 1.0)
+        return ops.mul(ops.pow(x, less), y)
     # An integer power of 0 contributes nothing, and does not become 0 * inf at x = 0.
     power = ops.select(ops.eq(y, 0), scalar(1, type_of(y).dtype), ops.sub(y, 1))
     return ops.mul(ops.pow(x, power), ops.convert_element_type(y, base.dtype))
