@@ -298,7 +298,8 @@ def _elementary(name: str) -> Rule:
 
 
 for _name in (
-    "exp exp2 expm1 log log1p sin cos tan asin acos atan sinh cosh tanh asinh acosh atanh cbrt logistic atan2 erf erfc erf_inv"
+    "exp exp2 expm1 log log1p sin cos tan asin acos atan sinh cosh tanh asinh acosh atanh cbrt logistic atan2 erf erfc erf_inv lgamma "
+    "digamma bessel_i0e bessel_i1e"
 ).split():
     _RULES[_name] = _elementary(_name)
 

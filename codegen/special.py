@@ -1,7 +1,7 @@
 """Native special functions: SciPy's scalar functions called by pointer, and loops for those that SciPy does not export.
 
-Everything is computed in float64 and rounded once. The functions with vectorizable code of their own (erf, erfc, erf_inv) are
-elementary functions, not here.
+Everything is computed in float64 and rounded once. The functions with vectorizable code of their own (erf, erfc, erf_inv, lgamma,
+digamma, bessel_i0e, bessel_i1e) are elementary functions, not here.
 """
 
 from __future__ import annotations
@@ -41,16 +41,6 @@ def _c(k: Kernel, name: str, *args: Value) -> Value:
     result = k.call(name, args, "double")
     assert result is not None
     return result
-
-
-def lgamma(k: Kernel, x: Value) -> Value:
-    # infinity on both sides, as in C
-    return x.eq(-np.inf).select(k.value(np.inf, "double"), _gammaln(k, x))
-
-
-def digamma(k: Kernel, x: Value) -> Value:
-    # NaN at every pole
-    return x.eq(0.0).select(k.value(np.nan, "double"), _psi(k, x))
 
 
 _BERNOULLI = (
@@ -228,10 +218,6 @@ def random_gamma_grad(k: Kernel, a: Value, x: Value) -> Value:
 
 
 FUNCTIONS: dict[str, Function] = {
-    "lgamma": lgamma,
-    "digamma": digamma,
-    "bessel_i0e": _scipy("i0e"),
-    "bessel_i1e": _scipy("i1e"),
     "igamma": _scipy("gammainc"),
     "igammac": _scipy("gammaincc"),
     "igamma_grad_a": igamma_grad_a,

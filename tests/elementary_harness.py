@@ -98,7 +98,20 @@ def references() -> dict[str, object]:
         "erf": mp.erf,
         "erfc": mp.erfc,
         "erf_inv": mp.erfinv,
+        "lgamma": lambda x: mp.loggamma(x).real if x > 0 else mp.log(abs(mp.gamma(x))),
+        "digamma": mp.digamma,
+        "bessel_i0e": lambda x: mp.besseli(0, x) * mp.exp(-abs(x)),
+        "bessel_i1e": lambda x: mp.besseli(1, x) * mp.exp(-abs(x)),
     }
+
+
+def unit(name: str, exact: object, args: list[object]) -> float:
+    """The number whose last place is the unit of the error: the result, or for lgamma and digamma of negative arguments, which are zero
+    between any two poles, the largest of it, of their value at |x| and of 1."""
+    size = abs(float(exact))  # type: ignore[arg-type]
+    if name in ("lgamma", "digamma") and args[0] < 0:  # type: ignore[operator]
+        return max(size, abs(float(references()[name](-args[0]))), 1.0)  # type: ignore[operator]
+    return size
 
 
 def samples(name: str, dtype: str, n: int, seed: int = 0) -> list[tuple[np.ndarray, ...]]:
@@ -138,6 +151,16 @@ def samples(name: str, dtype: str, n: int, seed: int = 0) -> list[tuple[np.ndarr
         "erf": [r.uniform(-4, 4, n), spread(1e-8, 1)],
         "erfc": [r.uniform(-4, 9.0 if single else 26.0, n)],
         "erf_inv": [r.uniform(-1, 1, n), 1 - spread(epsilon, 0.1, False)],
+        "lgamma": [
+            r.uniform(0, 4, n),
+            spread(1e-30, 1e30, False),
+            1 + spread(1e-6, 0.2),
+            2 + spread(1e-6, 0.2),
+            r.uniform(-20, 0, n),
+        ],
+        "digamma": [r.uniform(0, 4, n), spread(1e-30, 1e30, False), 1.4616321449683623 + spread(1e-6, 0.2), r.uniform(-20, 0, n)],
+        "bessel_i0e": [r.uniform(-20, 20, n), spread(1e-8, 1e8)],
+        "bessel_i1e": [r.uniform(-20, 20, n), spread(1e-8, 1e8)],
     }
     if name == "pow":
         base, exponent = (20, 4) if single else (100, 7)
@@ -164,14 +187,16 @@ def worst_error(name: str, dtype: str, n: int, seed: int = 0) -> tuple[float, tu
     for xs in samples(name, dtype, n, seed):
         ys = run(*xs)  # type: ignore[operator]
         for *args, y in zip(*xs, ys):
-            exact = reference(*[mp.mpf(float(a)) for a in args])  # type: ignore[operator]
+            numbers = [mp.mpf(float(a)) for a in args]
+            exact = reference(*numbers)  # type: ignore[operator]
             if not mp.isfinite(exact):
                 continue
             with np.errstate(over="ignore"):
                 rounded = kind(float(exact))
             if not np.isfinite(rounded) or abs(rounded) < np.finfo(kind).tiny:
                 continue
-            error = abs(float((mp.mpf(float(y)) - exact) / mp.mpf(float(np.spacing(abs(rounded)))))) if np.isfinite(y) else np.inf
+            place = mp.mpf(float(np.spacing(kind(unit(name, exact, numbers)))))
+            error = abs(float((mp.mpf(float(y)) - exact) / place)) if np.isfinite(y) else np.inf
             if error > worst:
                 worst, where = error, tuple(float(a) for a in args)
     return worst, where

@@ -41,7 +41,7 @@ def table(w: Writer, name: str) -> Sequence[float]:
 # ------------------------------------------------------------------------------------------------------------------- exponentials
 
 
-def _exp_parts(w: Writer, x: str) -> tuple[str, str, str]:
+def exp_parts(w: Writer, x: str) -> tuple[str, str, str]:
     """(r, p, n): x = r + n log 2 with |r| <= log(2)/2, and p = (exp(r) - 1 - r) / r**2."""
     n, n_int = w.round_to_int(w.mul(x, LOG2_E))
     hi, lo = LN2[w.dtype]
@@ -61,7 +61,7 @@ def _exp_limits(w: Writer) -> tuple[float, float]:
 
 @function(1)
 def exp(w: Writer, x: str) -> str:
-    r, p, n = _exp_parts(w, _clamp(w, x, *_exp_limits(w)))
+    r, p, n = exp_parts(w, _clamp(w, x, *_exp_limits(w)))
     return w.scale(w.add(w.muladd(w.mul(r, r), p, r), 1.0), n)
 
 
@@ -79,7 +79,7 @@ def exp2(w: Writer, x: str) -> str:
 def expm1(w: Writer, x: str) -> str:
     """2**n (exp(r) - 1) + (2**n - 1), computed at half the scale so that the largest results do not overflow on the way."""
     limited = _clamp(w, x, -30.0 if w.single else -50.0, _exp_limits(w)[1])
-    r, p, n = _exp_parts(w, limited)
+    r, p, n = exp_parts(w, limited)
     q = w.muladd(w.mul(r, r), p, r)
     half = w.power_of_two(w.isub(n, 1))
     result = w.mul(w.add(w.muladd(half, q, w.sub(half, 0.5)), 0.0), 2.0)
@@ -122,26 +122,26 @@ def cosh(w: Writer, x: str) -> str:
 def exp_scaled(w: Writer, x: str) -> str:
     """exp(x) / 2 without overflow before the result itself overflows."""
     low, high = _exp_limits(w)
-    r, p, n = _exp_parts(w, _clamp(w, x, low, high + 1.0))
+    r, p, n = exp_parts(w, _clamp(w, x, low, high + 1.0))
     return w.scale(w.add(w.muladd(w.mul(r, r), p, r), 1.0), w.isub(n, 1))
 
 
 # --------------------------------------------------------------------------------------------------------------------- logarithms
 
 
-def _split(w: Writer, x: str) -> tuple[str, str]:
-    """(m, e): x = m 2**e with m in [sqrt(1/2), sqrt(2)), for positive finite x, subnormal ones included."""
+def _split(w: Writer, x: str, normal: bool = False) -> tuple[str, str]:
+    """(m, e): x = m 2**e with m in [sqrt(1/2), sqrt(2)), for positive finite x, subnormal ones included unless it is known to be normal."""
     tiny = w.cmp("olt", x, 1.1754943508222875e-38 if w.single else 2.2250738585072014e-308)
-    bits = w.to_bits(w.select(tiny, w.mul(x, 2.0**w.mantissa), x))
+    bits = w.to_bits(x if normal else w.select(tiny, w.mul(x, 2.0**w.mantissa), x))
     root = 0x3F3504F3 if w.single else 0x3FE6A09E667F3BCD
     e = w.ashr(w.isub(bits, root), w.mantissa)
     m = w.from_bits(w.isub(bits, w.shl(e, w.mantissa)))
-    return m, w.isub(e, w.iselect(tiny, w.mantissa, 0))
+    return m, e if normal else w.isub(e, w.iselect(tiny, w.mantissa, 0))
 
 
-def _log_of(w: Writer, x: str) -> str:
-    """log of a positive finite number."""
-    m, e = _split(w, x)
+def log_of(w: Writer, x: str, less: float = 0.0, normal: bool = False) -> str:
+    """log of a positive finite number, less a small integer (which takes no rounding of its own)."""
+    m, e = _split(w, x, normal)
     f = w.sub(m, 1.0)
     s = w.div(f, w.add(f, 2.0))
     z = w.mul(s, s)
@@ -150,7 +150,10 @@ def _log_of(w: Writer, x: str) -> str:
     h = w.mul(w.mul(f, f), 0.5)
     hi, lo = LN2[w.dtype]
     n = w.to_float(e)
-    return w.muladd(n, hi, w.sub(f, w.sub(h, w.muladd(s, w.add(h, tail), w.mul(n, lo)))))
+    rest = w.sub(h, w.muladd(s, w.add(h, tail), w.mul(n, lo)))
+    if less:
+        return w.sub(w.add(w.muladd(n, hi, -less), f), rest)
+    return w.muladd(n, hi, w.sub(f, rest))
 
 
 def _log_edges(w: Writer, x: str, y: str) -> str:
@@ -162,13 +165,13 @@ def _log_edges(w: Writer, x: str, y: str) -> str:
 
 @function(1)
 def log(w: Writer, x: str) -> str:
-    return _log_edges(w, x, _log_of(w, x))
+    return _log_edges(w, x, log_of(w, x))
 
 
 @function(1)
 def log2(w: Writer, x: str) -> str:
     m, e = _split(w, x)
-    return _log_edges(w, x, w.muladd(_log_of(w, m), LOG2_E, w.to_float(e)))
+    return _log_edges(w, x, w.muladd(log_of(w, m), LOG2_E, w.to_float(e)))
 
 
 @function(1)
@@ -176,7 +179,7 @@ def log1p(w: Writer, x: str) -> str:
     """log(u) + (x - (u - 1)) / u, u = 1 + x rounded: the second term is what the rounding lost."""
     u = w.add(x, 1.0)
     lost = w.div(w.sub(x, w.sub(u, 1.0)), u)
-    y = w.add(_log_of(w, u), lost)
+    y = w.add(log_of(w, u), lost)
     y = w.select(w.cmp("olt", w.abs(x), 2.0 ** -(w.mantissa + 2)), x, y)
     y = w.select(w.cmp("oeq", x, INF), INF, y)
     y = w.select(w.cmp("oeq", x, -1.0), -INF, y)
