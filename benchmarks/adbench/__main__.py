@@ -5,7 +5,8 @@
     --sizes "n1000 d2 K5"   these sizes
     --packages tracegrad,jax
     --rounds 5 --seconds 0.1
-    --cores 1               on so many cores (all): where others use the machine, one core is steadier
+    --cores 1               on so many cores (all). On one, the processor's time is measured, not the clock's: that is
+                            steadier on a machine that others use
     --markdown              a table for a page at the end
 
 Each package runs in one process of its own. In each round the packages take turns, function and derivative one after the other, so that what else
@@ -22,6 +23,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +130,7 @@ def main() -> None:
     if args.worker:
         if args.cores:  # before the package is imported, which then starts as many threads
             os.sched_setaffinity(0, set(sorted(os.sched_getaffinity(0))[-args.cores :]))
-        work(args.worker)
+        work(args.worker, time.process_time if args.cores == 1 else time.perf_counter)
         return
     workers = []
     for name in args.packages.split(","):
