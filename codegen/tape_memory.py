@@ -40,7 +40,7 @@ NO_MEMORY = 2
 
 _WORD = np.dtype(np.int64)
 _BYTE = np.dtype(np.uint8)
-FIRST_BYTES, FIRST_STEPS = 960, 8
+FIRST_BYTES, FIRST_STEPS = 768, 8
 """The room of a new record: the more of the two. It doubles when it is used up."""
 _HEADS, _HEAD = 4, 3
 

@@ -88,6 +88,11 @@ def key(program: Program) -> str | None:
     return hashlib.blake2b(program.digest + _setting().encode(), digest_size=20).hexdigest()
 
 
+def key_of_text(text: str) -> str:
+    """The name of the entry of a module in LLVM's language."""
+    return hashlib.blake2b(text.encode() + _setting().encode(), digest_size=20).hexdigest()
+
+
 def _path(name: str) -> Path:
     return folder() / name[:2] / (name[2:] + _SUFFIX)
 

@@ -16,7 +16,7 @@ import numpy as np
 from tracegrad.codegen.tape_memory import NO_MEMORY
 from tracegrad.ir.program import Literal, Program, Var
 from tracegrad.ir.types import ArrayType, is_key, is_tape
-from tracegrad.runtime import callbacks, engine, tapes
+from tracegrad.runtime import callbacks, engine, tape_memory, tapes
 from tracegrad.runtime.array import ArrayImpl, wrap
 from tracegrad.runtime.buffers import ALIGNMENT, ARENA, allocate, pointer, result
 from tracegrad.runtime.compilation import Compiled, compiled
@@ -147,7 +147,7 @@ class Executable:
         if self._tapes and not status:
             self._own(made, arrays, results)
         elif made:
-            tapes.release(made)
+            tape_memory.release(made)
         if status == NO_MEMORY:
             raise MemoryError(
                 f"{self.name}: no memory for the values that a loop of unknown length keeps for reverse mode, or more than 2^31 - 1 steps"
@@ -156,13 +156,11 @@ class Executable:
             callbacks.raise_pending(status)
 
     def _own(self, made: int, arrays: list[np.ndarray], results: list[np.ndarray]) -> None:
-        """Let the arrays of tapes among the results keep the tapes alive, those made by the call and those they may have from its inputs."""
-        owners = tapes.owners_of(arrays)
-        if made:
-            owners.append(tapes.Region(made, owners))
-        for i, a in enumerate(self.computed.outputs):
-            if is_tape(a.type.dtype):
-                results[i] = tapes.owned(results[i], owners)
+        """Let the arrays of tapes among the results keep the tapes alive, those made by the call and those they have from its inputs."""
+        which = [i for i, a in enumerate(self.computed.outputs) if is_tape(a.type.dtype)]
+        words = tapes.own(made, arrays, [(results[i], self.computed.outputs[i].type) for i in which])
+        for i, x in zip(which, words):
+            results[i] = x
 
     def _output(
         self, kind: str, which: Any, t: ArrayType, args: Sequence[Any], arrays: list[np.ndarray], results: list[np.ndarray]

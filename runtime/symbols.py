@@ -2,7 +2,7 @@
 
     tg.blas.sgemm, tg.lapack.dpotrf      routines in scipy.linalg.cython_blas and cython_lapack (Fortran's conventions)
     tg.pool.run                          runs the tasks of a parallel loop (runtime/threads.py)
-    tg.tapes.new                         memory for tapes (runtime/tapes.py)
+    tg.tapes.new                         memory for tapes (runtime/tape_memory.py)
     tg.threads.set                       sets how many threads BLAS uses
     tg.fft.d.rfft_n_even                 the inner loop of NumPy's pocketfft ufunc, f64 ("d") or f32 ("s")
     tg.fft.d.fft.data                    the datum that belongs to the loop
@@ -185,9 +185,9 @@ def _pool(name: str) -> int:
 
 
 def _tapes(name: str) -> int:
-    from tracegrad.runtime import tapes
+    from tracegrad.runtime import tape_memory
 
-    return tapes.address(name)
+    return tape_memory.address(name)
 
 
 _FINDERS = {

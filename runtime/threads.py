@@ -20,6 +20,7 @@ from functools import lru_cache
 from typing import Any
 
 from tracegrad.codegen import target
+from tracegrad.runtime import routines
 
 MOST_TASKS = (1 << 20) - 1
 SPINS = 1500
@@ -198,10 +199,7 @@ _keep: list[Any] = []
 @lru_cache(maxsize=1)
 def _library() -> dict[str, int]:
     """The addresses of the pool's functions; its threads are running."""
-    import llvmlite.binding as llvm
-
-    host = target.host()
-    machine = host.triple.partition("-")[0]
+    machine = target.host().triple.partition("-")[0]
     supported = sys.platform == "linux" and machine in _FUTEX
     text = _TEXT if supported else _serial_text()
     pause = _PAUSE.get(machine, "")
@@ -209,17 +207,7 @@ def _library() -> dict[str, int]:
     declared = f"declare void @{pause}({argument.split(' ')[0]})"
     text = text.replace("PAUSE_DECLARATION", declared).replace("PAUSE", f"call void @{pause}({argument})")
     text = text.replace("FUTEX", str(_FUTEX.get(machine, 0))).replace("SPINS", str(SPINS))
-    module = target.parse(text)
-    jit = llvm.create_lljit_compiler(target.machine(host))
-    builder = llvm.JITLibraryBuilder().add_object_img(target.emit_object(module, host)).add_current_process()
-    names = ("tg.pool.run", "tg.pool.start", "tg.pool.forget")
-    for name in names:
-        builder.export_symbol(name)
-    library = builder.link(jit, "tracegrad_pool")
-    # Never freed, also not at exit: threads may be in this code until the process ends.
-    for thing in (jit, library):
-        ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
-    found = {name: library[name] for name in names}
+    found = routines.load(text, ("tg.pool.run", "tg.pool.start", "tg.pool.forget"), "tracegrad_pool")
     if supported:
         start = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_int32)(found["tg.pool.start"])
         forget = ctypes.CFUNCTYPE(None)(found["tg.pool.forget"])
@@ -257,4 +245,5 @@ define void @tg.pool.forget() nounwind {
 
 def address(name: str) -> int:
     """The address of `tg.pool.<name>`; the first call starts the threads. Raises KeyError for other names."""
-    return _library()[f"tg.pool.{name}"]
+    with routines.loading:
+        return _library()[f"tg.pool.{name}"]
