@@ -14,6 +14,7 @@ from tracegrad.transforms.hoist import hoist_invariants
 from tracegrad.transforms.inline import inline_calls
 from tracegrad.transforms.narrow import narrow_loops
 from tracegrad.transforms.physical_keys import physical_keys
+from tracegrad.transforms.roll import roll_repetitions
 from tracegrad.transforms.simplify import simplify
 from tracegrad.transforms.steps import share_steps
 
@@ -27,6 +28,7 @@ PIPELINE: tuple[Pass, ...] = (
     physical_keys,  # before simplification, whose rules know only numeric dtypes
     simplify,
     inline_calls,  # a cond whose branch became known is a call by now
+    roll_repetitions,  # before merging, by which steps would read of steps long before; before what is done to loops
     merge_common,  # before narrowing, so that equal operands of a loop are one value
     narrow_loops,  # before hoisting: a carry that never changes is a constant then
     hoist_invariants,
