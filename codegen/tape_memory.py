@@ -67,20 +67,21 @@ class Layout:
 
 
 class Record:
-    """A record that is complete. node, base: addresses; count: the number of steps, i32."""
+    """A record that is complete. node, base: addresses; count: the number of steps, i32; heads: whether those of the tapes are written."""
 
-    __slots__ = ("node", "base", "count", "layout")
+    __slots__ = ("node", "base", "count", "layout", "heads")
 
-    def __init__(self, node: Value, base: Value, count: Value, layout: Layout):
+    def __init__(self, node: Value, base: Value, count: Value, layout: Layout, heads: bool):
         self.node = node
         self.base = base
         self.count = count
         self.layout = layout
+        self.heads = heads
 
 
-def pointed(address: Value, dtype: np.dtype, size: int, kind: str = "pointer") -> Buffer:
+def pointed(address: Value, dtype: np.dtype, size: int, kind: str = "pointer", name: str = "tape") -> Buffer:
     """The memory at an address."""
-    return Buffer(f"at{address.number}", kind, -1, dtype, size, address)
+    return Buffer(f"{name}{address.number}", kind, -1, dtype, size, address)
 
 
 def advanced(b: Builder, address: Value, nbytes: int | Value) -> Value:
@@ -131,8 +132,9 @@ def new_record(lowering: Lowering, layout: Layout, steps: Value) -> Value:
     return checked(b, b.call("tg.tapes.new", args, "ptr", writes=[region]))
 
 
-def node_words(node: Value) -> Buffer:
-    return pointed(node, _WORD, 1 << 20)
+def node_words(node: Value, tapes: int = 0) -> Buffer:
+    """The words of a node, without those of the tapes or with them."""
+    return pointed(node, _WORD, _HEADS + _HEAD * tapes, name="node")
 
 
 def block_of(b: Builder, node: Value) -> Value:
@@ -156,20 +158,26 @@ def with_room(b: Builder, node: Value, place: Value, end: Value, layout: Layout)
     return b.switch(b.op("icmp", "i1", place, end, attr="eq"), [grow, lambda: [place, end]])
 
 
-def finish_record(b: Builder, node: Value, layout: Layout, base: Value, count: Value, steps: Value) -> tuple[Record, list[Value]]:
-    """Write the heads of the tapes; the record and the words of its tapes. `count` is the i32, `steps` the i64 of one number."""
-    words = node_words(node)
+def finish_record(
+    b: Builder, node: Value, layout: Layout, base: Value, count: Value, steps: Value, heads: bool
+) -> tuple[Record, list[Value]]:
+    """The record and the words of its tapes, whose heads are written if anybody may look at them.
+
+    `count` is the i32, `steps` the i64 of one number.
+    """
+    words = node_words(node, len(layout.types))
     stride = b.const("i64", layout.stride)
     none = is_zero(b, steps)
     zero = b.const("i64", 0)
     tapes = []
     for k, offset in enumerate(layout.offsets):
         head = _HEADS + _HEAD * k
-        b.store(words, head, advanced(b, base, offset))
-        b.store(words, head + 1, stride)
-        b.store(words, head + 2, steps)
+        if heads:
+            b.store(words, head, advanced(b, base, offset))
+            b.store(words, head + 1, stride)
+            b.store(words, head + 2, steps)
         tapes.append(b.select(none, zero, as_word(b, b.address(words, head))))
-    return Record(node, base, count, layout), tapes
+    return Record(node, base, count, layout, heads), tapes
 
 
 def drop_record(lowering: Lowering, node: Value) -> None:
@@ -181,7 +189,7 @@ def drop_record(lowering: Lowering, node: Value) -> None:
 
 def opened(b: Builder, word: Value, t: ArrayType) -> tuple[Value, Value]:
     """(where the values of a tape begin, the distance between them) for a tape of which nothing is known but its element type."""
-    head = pointed(as_pointer(b, word), _WORD, _HEAD, "tape")
+    head = pointed(as_pointer(b, word), _WORD, _HEAD, "tape", "head")
 
     def zeros() -> list[Value]:
         return [checked(b, b.call("tg.tapes.zeros", [b.const("i64", t.nbytes)], "ptr")), b.const("i64", 0)]
@@ -197,7 +205,7 @@ def length_of(b: Builder, word: Value) -> Value:
     """The number of steps of a tape, i32."""
     if word.is_const:
         return b.const("i32", 0)
-    head = pointed(as_pointer(b, word), _WORD, _HEAD, "tape")
+    head = pointed(as_pointer(b, word), _WORD, _HEAD, "tape", "head")
     (steps,) = b.switch(is_zero(b, word), [lambda: [b.const("i64", 0)], lambda: [b.load(head, 2)]])
     return b.op("trunc", "i32", steps)
 

@@ -36,7 +36,7 @@ from tracegrad.codegen.tape_memory import (
 )
 from tracegrad.codegen.values import Form, Lazy, Scalars, View, literal
 from tracegrad.ir.control_flow import split_scan, split_while
-from tracegrad.ir.program import Equation, Program, Var
+from tracegrad.ir.program import Atom, Equation, Program, Var
 from tracegrad.ir.tapes import empty_tape_p, record_while_p, tape_length_p, tape_scan_p
 from tracegrad.ir.types import ArrayType
 
@@ -99,7 +99,7 @@ def lower_record_while(ctx: Context, eqn: Equation) -> None:
     count = b.op("trunc", "i32", steps)
     ctx.define(eqn.outputs[n], Scalars(eqn.outputs[n].type, [count]))
     if node is not None:
-        _define_tapes(ctx, node, layout, base, count, steps, eqn.outputs[n + 1 :])
+        _define_tapes(ctx, node, layout, base, count, steps, eqn.outputs[n], eqn.outputs[n + 1 :])
 
 
 def lower_tape_scan(ctx: Context, eqn: Equation) -> None:
@@ -153,7 +153,7 @@ def lower_tape_scan(ctx: Context, eqn: Equation) -> None:
     results = b.while_loop([*inits, *carry.inits], head, body)
     define_carry(ctx, carry, eqn.outputs[:n], results[own:])
     if node is not None:
-        _define_tapes(ctx, node, layout, base, count, steps, eqn.outputs[n:])
+        _define_tapes(ctx, node, layout, base, count, steps, length, eqn.outputs[n:])
 
 
 def lower_tape_length(ctx: Context, eqn: Equation) -> None:
@@ -186,7 +186,7 @@ def _sources(ctx: Context, words: Sequence[Value], count: Value, types: Sequence
         if word.is_const:
             continue
         record, number = ctx.lowering.records.get(word, (None, 0))
-        if record is not None and record.count is count:
+        if record is not None and (record.count is count or not record.heads):
             source = sources.setdefault(record, _Source(record.base, b.const("i64", record.layout.stride)))
             source.tapes.append((k, record.layout.offsets[number]))
             continue
@@ -202,23 +202,29 @@ def _zeros(t: ArrayType) -> Lazy:
 
 
 def _define_tapes(
-    ctx: Context, node: Value, layout: Layout, base: Value, count: Value, steps: Value, outs: Sequence[Var]
+    ctx: Context, node: Value, layout: Layout, base: Value, count: Value, steps: Value, length: Atom, outs: Sequence[Var]
 ) -> None:
-    record, words = finish_record(ctx.b, node, layout, base, count, steps)
+    """Bind the tapes of a complete record. `length` is the atom of their number of steps, whose values are `count` and `steps`."""
+    last, heads = _last_use(ctx.program, outs, length)
+    record, words = finish_record(ctx.b, node, layout, base, count, steps, heads)
     for k, (v, word) in enumerate(zip(outs, words)):
         ctx.define(v, Scalars(v.type, [word]))
         ctx.lowering.records[word] = (record, k)
-    last = _last_use(ctx.program, outs)
     if last is not None:
         ctx.drops.setdefault(last, []).append(node)
 
 
-def _last_use(program: Program, tapes: Sequence[Var]) -> Equation | None:
-    """The last equation that reads one of the tapes; None if they may be read elsewhere too, from copies of their addresses."""
+def _last_use(program: Program, tapes: Sequence[Var], length: Atom) -> tuple[Equation | None, bool]:
+    """The last equation that reads one of the tapes, and whether their heads are read.
+
+    There is no last one if they may be read elsewhere too, from copies of their addresses. Their heads are not read by loops of as many
+    steps as they have.
+    """
     own = set(tapes)
     if not own.isdisjoint(program.outputs):
-        return None
+        return None, True
     last = None
+    heads = False
     for eqn in program.equations:
         if own.isdisjoint(eqn.inputs):
             continue
@@ -226,10 +232,11 @@ def _last_use(program: Program, tapes: Sequence[Var]) -> Equation | None:
         if eqn.primitive is tape_scan_p:
             first = 1 + eqn.params["num_consts"] + eqn.params["num_carry"]
             if own.isdisjoint(eqn.inputs[:first]):
+                heads = heads or eqn.inputs[0] is not length
                 continue
         if eqn.primitive is not tape_length_p:
-            return None
-    return last
+            return None, True
+    return last, heads
 
 
 record_while_p.define(lower=lower_record_while)
