@@ -94,12 +94,13 @@ def logistic(w: Writer, x: str) -> str:
 
 @function(1)
 def tanh(w: Writer, x: str) -> str:
-    """t / (t + 2) with t = expm1(2 |x|)."""
+    """t / (t + 2) with t = expm1(2 |x|). Beyond the limit the quotient is 1."""
     a = w.abs(x)
     limit = 10.0 if w.single else 22.0
-    t = w.call("expm1", w.mul(_clamp(w, a, 0.0, limit), 2.0))
-    y = w.select(w.cmp("ogt", a, limit), 1.0, w.div(t, w.add(t, 2.0)))
-    return w.copysign(y, x)
+    r, p, n = exp_parts(w, w.mul(w.select(w.cmp("ogt", a, limit), limit, a), 2.0))
+    power = w.power_of_two(n)
+    t = w.muladd(power, w.muladd(w.mul(r, r), p, r), w.sub(power, 1.0))
+    return w.copysign(w.div(t, w.add(t, 2.0)), x)
 
 
 @function(1)
@@ -525,12 +526,17 @@ def _erfc_positive(w: Writer, a: str) -> str:
 
 @function(1)
 def erf(w: Writer, x: str) -> str:
+    """A polynomial up to 1, and 1 - erfc beyond; in single precision one rational function of x^2, as far as it is not 1."""
     a = w.abs(x)
+    if w.single:
+        a = w.select(w.cmp("ogt", a, 3.93), 3.93, a)
+        z = w.mul(a, a)
+        y = w.mul(a, w.div(w.polynomial(z, c.ERF_TOP_F32), w.polynomial(z, c.ERF_BOTTOM_F32)))
+        return w.copysign(w.select(w.cmp("ogt", y, 1.0), 1.0, y), x)
     limited = w.minimum(a, 1.0)
     z = w.mul(limited, limited)
     near = w.mul(limited, w.polynomial(z, table(w, "ERF")))
-    far = w.sub(1.0, _erfc_positive(w, a))
-    y = w.select(w.cmp("ole", a, 1.0), near, far)
+    y = w.select(w.cmp("ole", a, 1.0), near, w.sub(1.0, _erfc_positive(w, a)))
     return w.select(w.cmp("uno", x, 0.0), x, w.copysign(y, x))
 
 
