@@ -11,6 +11,7 @@ import numpy as np
 
 from tracegrad.ir.array import Array
 from tracegrad.numpy.creation import asarray
+from tracegrad.runtime import dispatch
 from tracegrad.runtime.array import ArrayImpl
 from tracegrad.runtime.devices import CPU, CpuDevice, SingleDeviceSharding
 from tracegrad.tracer.pytree import tree_leaves, tree_map
@@ -99,7 +100,9 @@ def device_get(x: Any) -> Any:
 
 def block_until_ready(x: Any) -> Any:
     """`x`, a pytree, when all its arrays are computed: at once, for results are always complete."""
-    for leaf in tree_leaves(x):
+    for leaf in (x,) if type(x) is ArrayImpl else tree_leaves(x):
+        if type(leaf) is ArrayImpl:
+            continue
         wait = getattr(leaf, "block_until_ready", None)
         if wait is not None:
             wait()
@@ -118,7 +121,7 @@ def effects_barrier() -> None:
 def live_arrays(platform: str | None = None) -> list[ArrayImpl]:
     """All arrays that are alive and not deleted."""
     _check_backend(platform)
-    return [x for x in gc.get_objects() if type(x) is ArrayImpl]
+    return [x for x in gc.get_objects() if type(x) is ArrayImpl] + dispatch.live_arrays()
 
 
 @contextmanager

@@ -50,6 +50,9 @@ def current() -> Interpreter:
     return _current.get() or _eager
 
 
+variable = _current
+"""The context variable that holds the interpreter, for code that cannot call Python."""
+
 chosen = _current.get
 """The interpreter in place of the eager one, None if there is none: `current` for whoever counts nanoseconds."""
 

@@ -42,6 +42,7 @@ FLAGS: dict[str, Flag] = {
         Flag(
             "default_matmul_precision", None, "accepted for compatibility; products are computed in full precision", traced=True
         ),
+        Flag("compiled_dispatch", True, "call jitted functions through native code that recognizes their arguments"),
         Flag("disable_jit", False, "run jitted functions and control flow one operation at a time, in NumPy"),
         Flag("debug_nans", False, "raise FloatingPointError when a result holds a NaN"),
         Flag("debug_infs", False, "raise FloatingPointError when a result holds an infinity"),
@@ -94,23 +95,35 @@ class Config:
 
     epoch: int
     overridden: Callable[[], dict[str, Any] | None]
+    variable: ContextVar[dict[str, Any] | None]
+    """The context variable that `overridden` reads, for code that cannot call Python."""
     _values: dict[str, Any]
     _overrides: ContextVar[dict[str, Any] | None]
     _trace_key: tuple[Any, ...]
+    _watchers: list[Callable[[int], None]]
 
     def __init__(self) -> None:
         object.__setattr__(self, "_values", {})
         object.__setattr__(self, "epoch", 0)
+        object.__setattr__(self, "_watchers", [])
         object.__setattr__(self, "_overrides", ContextVar("tracegrad_config", default=None))
         for flag in FLAGS.values():
             text = os.environ.get(f"TRACEGRAD_{flag.name.upper()}", os.environ.get(f"JAX_{flag.name.upper()}"))
             self._values[flag.name] = flag.default if text is None else self._checked(flag.name, _parse(flag, text))
         object.__setattr__(self, "overridden", self._overrides.get)
+        object.__setattr__(self, "variable", self._overrides)
         self._changed()
 
     def _changed(self) -> None:
         object.__setattr__(self, "epoch", self.epoch + 1)
         object.__setattr__(self, "_trace_key", tuple([self._values[name] for name in _TRACED]))
+        for watcher in self._watchers:
+            watcher(self.epoch)
+
+    def watch(self, watcher: Callable[[int], None]) -> None:
+        """Have `watcher` called with the new epoch whenever a flag is updated, and once now."""
+        self._watchers.append(watcher)
+        watcher(self.epoch)
 
     def _checked(self, name: str, value: Any) -> Any:
         flag = FLAGS[name]

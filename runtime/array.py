@@ -24,7 +24,8 @@ _OPAQUE = (KeyDType, TapeDType)
 class ArrayImpl(Array):
     """A concrete array. `_np` holds the data (read-only, any strides), `aval` the type; nobody else may write to the data."""
 
-    __slots__ = ("_np", "aval", "__weakref__")
+    # The last three are words of the compiled dispatcher, which makes arrays, too, and has no use for objects in them.
+    __slots__ = ("_np", "aval", "_info", "_data", "_owner", "__weakref__")
     _np: np.ndarray
     aval: ArrayType
 
@@ -257,6 +258,10 @@ class ArrayImpl(Array):
         """Give the data up. Every later use of them raises RuntimeError."""
         del self._np
         self.__class__ = DeletedArray
+
+
+for _word in ("_info", "_data", "_owner"):
+    delattr(ArrayImpl, _word)
 
 
 class DeletedArray(ArrayImpl):

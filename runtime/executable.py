@@ -83,7 +83,7 @@ class Executable:
         self.sources: list[tuple[str, Any]] = [
             (kind, wrap(which, t)._np if kind == "constant" else which) for (kind, which), t in zip(places, self.out_types)
         ]
-        self._tapes = any([is_tape(t.dtype) for t in (*self.in_types, *self.out_types)])
+        self.has_tapes = any([is_tape(t.dtype) for t in (*self.in_types, *self.out_types)])
         self._plain = all(kind == "result" for kind, _ in places) and len(self.computed.outputs) == len(places)
         self.code: Compiled | None = None
         self._entry: Any = None
@@ -94,21 +94,22 @@ class Executable:
     def _load(self, code: Compiled) -> None:
         self.code = code
         self._entry = engine.load(code.object_code, code.symbol, code.externals)
+        self.entry_address = ctypes.cast(self._entry, ctypes.c_void_p).value or 0
         self._arrays = [np.ascontiguousarray(c) for c in code.constants]
         handles = [callbacks.handle(*c) for c in code.callbacks]
         slots = [*map(pointer, self._arrays), *handles]
         self._slots = (ctypes.c_size_t * max(len(slots), 1))(*slots)
-        self._constants = ctypes.addressof(self._slots)
-        self._out = [_memory(a.type) for a in self.computed.outputs]
+        self._constants = self.constants_address = ctypes.addressof(self._slots)
+        self.memory = [_memory(a.type) for a in self.computed.outputs]
         self._arena_size = code.arena_size
-        self._effects = self.computed.has_effects or bool(code.callbacks)
+        self.has_effects = self.computed.has_effects or bool(code.callbacks)
         self._makes_tapes = "tg.tapes.new" in code.externals
         self._frames: list[_Frame] = []
 
     def __call__(self, args: Sequence[Any]) -> list[ArrayImpl]:
         """The outputs for values (arrays, NumPy arrays, numbers) of exactly the input types."""
         arrays = [x._np if type(x) is ArrayImpl else _convert(x, t) for x, t in zip(args, self.in_types)]
-        if self._tapes:
+        if self.has_tapes:
             arrays = [_words(x, t) if is_tape(t.dtype) else x for x, t in zip(arrays, self.in_types)]
         results: list[np.ndarray] = []
         if self._entry is not None:
@@ -122,18 +123,18 @@ class Executable:
         try:
             frame = self._frames.pop()  # a frame in use belongs to one call: others may run, on other threads or from callbacks
         except IndexError:
-            frame = _Frame(len(arrays), len(self._out))
+            frame = _Frame(len(arrays), len(self.memory))
         inputs, outputs, inputs_at, outputs_at = frame.parts
         for i, a in enumerate(arrays):
             if not a.flags.c_contiguous:
                 arrays[i] = a = np.ascontiguousarray(a)
             inputs[i] = pointer(a)
-        for i, (shape, dtype, nbytes) in enumerate(self._out):
+        for i, (shape, dtype, nbytes) in enumerate(self.memory):
             x, outputs[i] = result(shape, dtype, nbytes)
             results.append(x)
         if self._makes_tapes:
             outputs[len(results)] = 0
-        if self._effects:
+        if self.has_effects:
             # A program that calls back into Python needs scratch memory of its own: others may run before it returns.
             block = allocate(self._arena_size + ALIGNMENT)
             start = pointer(block)
@@ -144,16 +145,20 @@ class Executable:
             )
         made = outputs[len(results)] if self._makes_tapes else 0
         self._frames.append(frame)
-        if self._tapes and not status:
+        if self.has_tapes and not status:
             self._own(made, arrays, results)
         elif made:
             tape_memory.release(made)
+        if status or self.has_effects:
+            self.raise_status(status)
+
+    def raise_status(self, status: int) -> None:
+        """Raise what native code has returned with, or what a callback has left."""
         if status == NO_MEMORY:
             raise MemoryError(
                 f"{self.name}: no memory for the values that a loop of unknown length keeps for reverse mode, or more than 2^31 - 1 steps"
             )
-        if status or self._effects:
-            callbacks.raise_pending(status)
+        callbacks.raise_pending(status)
 
     def _own(self, made: int, arrays: list[np.ndarray], results: list[np.ndarray]) -> None:
         """Let the arrays of tapes among the results keep the tapes alive, those made by the call and those they have from its inputs."""

@@ -23,7 +23,7 @@ from tracegrad.ir.config import config
 from tracegrad.ir.primitive import Primitive
 from tracegrad.ir.program import Program, Var, param_bytes
 from tracegrad.ir.types import ArrayType
-from tracegrad.runtime import eager
+from tracegrad.runtime import dispatch, eager
 from tracegrad.runtime.array import ArrayImpl
 from tracegrad.runtime.executable import Executable
 from tracegrad.tracer import abstract
@@ -50,7 +50,7 @@ class Traced:
     donated: the leaves whose arrays a call takes over.
     """
 
-    __slots__ = ("program", "captured", "out_tree", "name", "_executable", "tracers", "inner", "donated")
+    __slots__ = ("program", "captured", "out_tree", "name", "_executable", "tracers", "inner", "donated", "unfit")
 
     def __init__(self, traced: TracedFunction, name: str):
         self.name = name
@@ -59,6 +59,7 @@ class Traced:
         self.tracers = any(isinstance(x, Tracer) for x in traced.captured)
         self.program, self.captured = abstract.with_constants(traced.program, traced.captured)
         self.donated: tuple[int, ...] = ()
+        self.unfit = 0
         self._executable: Executable | None = None
 
     @property
@@ -106,7 +107,7 @@ class Traced:
             )
 
 
-class JitFunction(Holder):
+class JitFunction(dispatch.Callable, Holder):
     """A function compiled when called. Made by `jit`."""
 
     functions = ("_fun",)
@@ -123,6 +124,7 @@ class JitFunction(Holder):
         self._recent: tuple[Any, Traced] | None = None
         # One tuple, replaced as a whole: other threads may call, too, and must never pair these kinds with another's executable.
         self._quick: tuple[int, list[Any], Executable, Any] | None = None
+        self._tables: dispatch.Tables | None = None
         _functions.add(self)
 
     def holding(self, *functions: Any) -> JitFunction:
@@ -145,8 +147,11 @@ class JitFunction(Holder):
         if config.debug_nans or config.debug_infs:
             return self._run_checked(traced, leaves, args, kwargs)
         result = tree_unflatten(traced.out_tree, traced.run(leaves))
-        if not kwargs and not traced.captured and not traced.donated and len(args) == len(leaves):
-            self._remember(args, leaves, traced)
+        if not traced.captured and not traced.donated:
+            # The next call with arguments like these is native, or at least short.
+            native = dispatch.offer(self, args, kwargs, leaves, traced)
+            if not native and not kwargs and len(args) == len(leaves):
+                self._remember(args, leaves, traced)
         return result
 
     def _remember(self, args: tuple[Any, ...], leaves: Sequence[Any], traced: Traced) -> None:
@@ -242,15 +247,28 @@ class JitFunction(Holder):
         """Forget all that was traced and compiled."""
         self._traces.clear()
         self._recent = self._quick = None
+        dispatch.forget(self)
 
     def _cache_size(self) -> int:
         return len(self._traces)
+
+    def __copy__(self) -> JitFunction:
+        return self.holding(self._fun)
+
+    def __deepcopy__(self, memo: Any) -> JitFunction:
+        return self.holding(self._fun)
+
+    def __reduce__(self) -> Any:
+        return JitFunction, (self._fun, self._static, self._donate, self._inline)
 
     def __get__(self, instance: Any, owner: Any = None) -> Any:
         return self if instance is None else MethodType(self, instance)
 
     def __repr__(self) -> str:
         return f"<jitted {self._fun!r}>"
+
+
+dispatch.calls_through(JitFunction)
 
 
 class _Named:

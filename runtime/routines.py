@@ -7,7 +7,7 @@ memory, when the interpreter is taken apart, may still have to be given back.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from threading import Lock
 
 from tracegrad.codegen import target
@@ -20,13 +20,26 @@ loading = Lock()
 """Held by those who load a library once for all threads."""
 
 
+_NOTHING = Program((), (), (), ())
+
+
 def load(text: str, names: Sequence[str], title: str) -> dict[str, int]:
     """The addresses of the functions `names` that the module `text` defines. It may call the C library."""
+    code = kept(text)
+    if code is None:
+        code = target.emit_object(target.parse(text), target.host())
+        keep(text, code)
+    return link(code, names, title)
+
+
+def link(code: bytes, names: Sequence[str], title: str, symbols: Mapping[str, int] | None = None) -> dict[str, int]:
+    """Bring object code into the process, for good. symbols: addresses of what it calls besides the C library."""
     import llvmlite.binding as llvm
 
-    host = target.host()
-    jit = llvm.create_lljit_compiler(target.machine(host))
-    builder = llvm.JITLibraryBuilder().add_object_img(_object_code(text, title)).add_current_process()
+    jit = llvm.create_lljit_compiler(target.machine(target.host()))
+    builder = llvm.JITLibraryBuilder().add_object_img(code).add_current_process()
+    for name, address in (symbols or {}).items():
+        builder.import_symbol(name, address)
     for name in names:
         builder.export_symbol(name)
     library = builder.link(jit, title)
@@ -35,13 +48,20 @@ def load(text: str, names: Sequence[str], title: str) -> dict[str, int]:
     return {name: library[name] for name in names}
 
 
-def _object_code(text: str, title: str) -> bytes:
-    nothing = Program((), (), (), ())
-    name = cache.key_of_text(text) if config.cache else None
-    found = cache.load(name, nothing) if name is not None else None
-    if found is not None:
-        return found.object_code
-    code = target.emit_object(target.parse(text), target.host())
-    if name is not None:
-        cache.store(name, Compiled(code, title, 0, (), []), nothing)
-    return code
+def compiled(text: str, level: int) -> bytes:
+    """Object code for a module that inlines functions of its own; level 0 takes a few milliseconds."""
+    module = target.parse(text)
+    target.optimize(module, target.host(), level=0)
+    return target.emit_object(module, target.host(), level=level)
+
+
+def kept(text: str) -> bytes | None:
+    """The object code of a module from the disk cache, None if it is not there."""
+    found = cache.load(cache.key_of_text(text), _NOTHING) if config.cache else None
+    return None if found is None else found.object_code
+
+
+def keep(text: str, code: bytes) -> None:
+    """Put the object code of a module into the disk cache."""
+    if config.cache:
+        cache.store(cache.key_of_text(text), Compiled(code, "", 0, (), []), _NOTHING)

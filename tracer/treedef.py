@@ -393,6 +393,11 @@ def _is_namedtuple(t: type) -> bool:
     return issubclass(t, tuple) and hasattr(t, "_fields")
 
 
+def is_plain_namedtuple(t: type) -> bool:
+    """Whether a type of named tuples has been met, and not been registered with a flattening of its own."""
+    return _handlers.get(t) is _flatten_namedtuple
+
+
 def _classify(t: type) -> Handler | None:
     """Decide what a type met for the first time is, and remember it."""
     if _is_namedtuple(t):

@@ -1,0 +1,277 @@
+"""LLVM IR of the compiled dispatcher: reference counts, and the arrays that calls make.
+
+Such an array is one block of memory: the head and slots that Python's arrays have, then the links of the ring of all that are alive, then the data if they
+are not large. It refers to a type that is never freed and to at most one owner of data elsewhere, which is older: no cycle can go through it, so it needs no header for the
+garbage collector, and `is_gc` tells the two kinds of instances apart. `runtime.dispatch_code` explains the abbreviations.
+"""
+
+from __future__ import annotations
+
+COUNTS = {
+    "plain": """
+define internal void @incref(ptr %x) alwaysinline nounwind {
+  %n = load i64, ptr %x, align 8
+  %m = add i64 %n, 1
+  store i64 %m, ptr %x, align 8
+  ret void
+}
+define internal void @decref(ptr %x) alwaysinline nounwind {
+  %n = load i64, ptr %x, align 8
+  %m = add i64 %n, -1
+  store i64 %m, ptr %x, align 8
+  %dead = icmp eq i64 %m, 0
+  br i1 %dead, label %free, label %end
+free:
+  call void @_Py_Dealloc(ptr %x)
+  br label %end
+end:
+  ret void
+}
+""",
+    "immortal": """
+define internal void @incref(ptr %x) alwaysinline nounwind {
+  %n = load i32, ptr %x, align 8
+  %m = add i32 %n, 1
+  %never = icmp eq i32 %m, 0
+  br i1 %never, label %end, label %count
+count:
+  store i32 %m, ptr %x, align 8
+  br label %end
+end:
+  ret void
+}
+define internal void @decref(ptr %x) alwaysinline nounwind {
+  %n = load i64, ptr %x, align 8
+  %half = trunc i64 %n to i32
+  %never = icmp slt i32 %half, 0
+  br i1 %never, label %end, label %count
+count:
+  %m = add i64 %n, -1
+  store i64 %m, ptr %x, align 8
+  %dead = icmp eq i64 %m, 0
+  br i1 %dead, label %free, label %end
+free:
+  call void @_Py_Dealloc(ptr %x)
+  br label %end
+end:
+  ret void
+}
+""",
+    "call": """
+define internal void @incref(ptr %x) alwaysinline nounwind {
+  call void @Py_IncRef(ptr %x)
+  ret void
+}
+define internal void @decref(ptr %x) alwaysinline nounwind {
+  call void @Py_DecRef(ptr %x)
+  ret void
+}
+""",
+}
+
+OBJECTS = """
+@constants = internal global [64 x i64] zeroinitializer, align 64
+
+define ptr @tg.dispatch.constants() nounwind {
+  ret ptr @constants
+}
+
+define internal void @xdecref(ptr %x) alwaysinline nounwind {
+  %none = icmp eq ptr %x, null
+  br i1 %none, label %end, label %count
+count:
+  call void @decref(ptr %x)
+  br label %end
+end:
+  ret void
+}
+
+; An array made by a call has no header for the garbage collector: it refers to nothing that could refer to it.
+define i32 @tg.dispatch.is_gc(ptr %self) nounwind {
+  %info = word %self ARRAY_info
+  %made = icmp eq i64 %info, 0
+  %r = zext i1 %made to i32
+  ret i32 %r
+}
+
+define void @tg.dispatch.dealloc(ptr %self) nounwind {
+entry:
+  %type = addr %self OBJECT_type
+  %info = addr %self ARRAY_info
+  %made = icmp eq ptr %info, null
+  br i1 %made, label %untrack, label %unlink
+untrack:
+  call void @PyObject_GC_UnTrack(ptr %self)
+  br label %weak
+unlink:
+  %before = addr %self ARRAY_before
+  %after = addr %self ARRAY_after
+  put ptr %after %before ARRAY_after
+  put ptr %before %after ARRAY_before
+  br label %weak
+weak:
+  %refs = addr %self ARRAY_weak
+  %none = icmp eq ptr %refs, null
+  br i1 %none, label %parts, label %clear
+clear:
+  call void @PyObject_ClearWeakRefs(ptr %self)
+  br label %parts
+parts:
+  br i1 %made, label %slots, label %owned
+slots:
+  %np = addr %self ARRAY_np
+  put ptr null %self ARRAY_np
+  call void @xdecref(ptr %np)
+  %aval = addr %self ARRAY_aval
+  put ptr null %self ARRAY_aval
+  call void @xdecref(ptr %aval)
+  call void @PyObject_GC_Del(ptr %self)
+  call void @decref(ptr %type)
+  ret void
+owned:
+  %owner = addr %self ARRAY_owner
+  %block = getelementptr i8, ptr %self, i64 -PREFIX
+  call void @xdecref(ptr %owner)
+  call void @PyObject_Free(ptr %block)
+  call void @decref(ptr %type)
+  ret void
+}
+
+; `_np`: the array's data as NumPy sees them. A view of what lies in the object is made when it is asked for.
+define ptr @tg.dispatch.get_data(ptr %self, ptr %closure) nounwind {
+entry:
+  %info = addr %self ARRAY_info
+  %made = icmp eq ptr %info, null
+  br i1 %made, label %slot, label %view
+slot:
+  %np = addr %self ARRAY_np
+  %none = icmp eq ptr %np, null
+  br i1 %none, label %missing, label %found
+missing:
+  call void @PyErr_SetNone(ptr %closure)
+  ret ptr null
+found:
+  call void @incref(ptr %np)
+  ret ptr %np
+view:
+  %descr = addr %info INFO_descr
+  %rank = word %info INFO_ndim
+  %ndim = trunc i64 %rank to i32
+  %dims = getelementptr i64, ptr %info, i64 INFO_dims
+  %data = addr %self ARRAY_data
+  %type = const ndarray
+  %new = const new_array
+  call void @incref(ptr %descr)
+  %x = call ptr %new(ptr %type, ptr %descr, i32 %ndim, ptr %dims, ptr null, ptr %data, i32 257, ptr null)
+  %failed = icmp eq ptr %x, null
+  br i1 %failed, label %error, label %base
+base:
+  %owner = addr %self ARRAY_owner
+  %inside = icmp eq ptr %owner, null
+  %keeps = select i1 %inside, ptr %self, ptr %owner
+  call void @incref(ptr %keeps)
+  %set = const set_base
+  %status = call i32 %set(ptr %x, ptr %keeps)
+  %bad = icmp ne i32 %status, 0
+  br i1 %bad, label %drop, label %done
+drop:
+  call void @decref(ptr %x)
+  br label %error
+error:
+  ret ptr null
+done:
+  ret ptr %x
+}
+
+define i32 @tg.dispatch.set_data(ptr %self, ptr %value, ptr %closure) nounwind {
+entry:
+  %info = addr %self ARRAY_info
+  %made = icmp eq ptr %info, null
+  br i1 %made, label %slot, label %view
+slot:
+  %none = icmp eq ptr %value, null
+  br i1 %none, label %store, label %count
+count:
+  call void @incref(ptr %value)
+  br label %store
+store:
+  %old = addr %self ARRAY_np
+  put ptr %value %self ARRAY_np
+  call void @xdecref(ptr %old)
+  ret i32 0
+view:
+  %delete = icmp eq ptr %value, null
+  br i1 %delete, label %release, label %refuse
+release:
+  %owner = addr %self ARRAY_owner
+  put ptr null %self ARRAY_owner
+  put ptr null %self ARRAY_data
+  call void @xdecref(ptr %owner)
+  ret i32 0
+refuse:
+  call void @PyErr_SetNone(ptr %closure)
+  ret i32 -1
+}
+
+; A new array of `bytes` bytes; they are aligned to 64, and lie in the object.
+define internal ptr @fresh(ptr %aval, ptr %info, i64 %bytes) nounwind {
+entry:
+  %size = add i64 %bytes, EXTENT
+  %block = call ptr @PyObject_Malloc(i64 %size)
+  %failed = icmp eq ptr %block, null
+  br i1 %failed, label %fail, label %fill
+fail:
+  %none = call ptr @PyErr_NoMemory()
+  ret ptr null
+fill:
+  %self = getelementptr i8, ptr %block, i64 PREFIX
+CLEAR_PREFIX
+  put i64 1 %self OBJECT_count
+  %type = const array
+  put ptr %type %self OBJECT_type
+  call void @incref(ptr %type)
+  put ptr null %self ARRAY_np
+  put ptr %aval %self ARRAY_aval
+  put ptr %info %self ARRAY_info
+  put ptr null %self ARRAY_owner
+  put ptr null %self ARRAY_weak
+  %behind = getelementptr i8, ptr %self, i64 BEHIND
+  %n = ptrtoint ptr %behind to i64
+  %start = and i64 %n, -64
+  put i64 %start %self ARRAY_data
+  %ring = const live
+  %next = addr %ring ARRAY_after
+  put ptr %ring %self ARRAY_before
+  put ptr %next %self ARRAY_after
+  put ptr %self %next ARRAY_before
+  put ptr %self %ring ARRAY_after
+  ret ptr %self
+}
+
+; A list of the arrays that were made by calls. No Python code runs while the ring is walked.
+define ptr @tg.dispatch.live() nounwind {
+entry:
+  %list = call ptr @PyList_New(i64 0)
+  %none = icmp eq ptr %list, null
+  br i1 %none, label %fail, label %first
+first:
+  %ring = const live
+  br label %next
+next:
+  %x = phi ptr [ %ring, %first ], [ %after, %add ]
+  %after = addr %x ARRAY_after
+  %end = icmp eq ptr %after, %ring
+  br i1 %end, label %done, label %add
+add:
+  %status = call i32 @PyList_Append(ptr %list, ptr %after)
+  %bad = icmp ne i32 %status, 0
+  br i1 %bad, label %drop, label %next
+drop:
+  call void @decref(ptr %list)
+  br label %fail
+fail:
+  ret ptr null
+done:
+  ret ptr %list
+}
+"""

@@ -1,0 +1,169 @@
+"""The compiled dispatcher's native code: LLVM IR for calls of jitted functions and for the arrays that such calls return.
+
+A call walks a chain of *tables* (`runtime.dispatch` writes them), one for each specialization of a function. A table is an array of words,
+whose names are in `TABLE`: what the arguments must be, as records of `GUARD`; how results are made, as records of `RESULT`; how containers
+are built around them, as records of `BUILD`. The first table whose guards hold is run; if there is none, the call goes to Python.
+
+No guard runs Python code, so what is borrowed from the arguments stays alive; a call that gives up the global lock, or takes memory from
+the pool (which is Python code), holds its leaves.
+
+The text has four abbreviations, one instruction each: `%x = word %p NAME` and `%x = addr %p NAME` load the word or pointer at that index,
+`%x = const NAME` one of the dispatcher's constants, `put i64 %v %p NAME` stores. Nothing here depends on addresses: object code is kept on disk.
+"""
+
+from __future__ import annotations
+
+import re
+
+from tracegrad.runtime.dispatch_arrays import COUNTS, OBJECTS
+from tracegrad.runtime.dispatch_match import MATCH
+from tracegrad.runtime.dispatch_run import CALL, RUN
+from tracegrad.runtime.objects import (
+    ARRAY_DATA,
+    ARRAY_DESCR,
+    ARRAY_DIMS,
+    ARRAY_FLAGS,
+    ARRAY_NDIM,
+    DICT_USED,
+    DTYPE_MASK,
+    DTYPE_WORD,
+    HEAD,
+    LIST_ITEMS,
+    LIST_SIZE,
+    NUMBER,
+    WORD,
+    Layout,
+)
+
+
+def _index(names: str, start: int = 0) -> dict[str, int]:
+    return {name: i for i, name in enumerate(names.split(), start)}
+
+
+CONSTANTS = _index(
+    "epoch none array ndarray float int bool complex str list dict interpreter overrides slow slow_call new_array set_base take "
+    "spare spare_size live calls"
+)
+"""Addresses of objects and functions that the code is given when it is loaded; the current epoch of the flags; the spare arena; the ring
+of arrays that were made by calls; how many calls may be native before one goes to Python, to see what is to be done."""
+
+FUNCTION = _index("vectorcall table frame", HEAD // WORD)
+"""Words of a jitted function: the code to call, its first table, the words of stack that the largest of its tables needs."""
+
+TABLE = _index(
+    "next epoch owner nargs nkw names regs guards guards_end hold nin inputs nout results outs outputs objects "
+    "scalars arena entry constants release failed build build_end stack"
+)
+"""Words of a table. `inputs`, `outputs`, `outs`, `objects`, `regs`, `scalars` and `stack` are places in the frame, in words."""
+
+GUARD = _index("op source a b c d")
+"""A guard: the register that it looks at, and what its kind of guard needs."""
+GUARDS = _index("array ndarray float int bool complex same items list dict")
+
+RESULT = _index("op index type info bytes data object from")
+RESULTS = _index("inline pool constant input again")
+
+BUILD = _index("op count object keys")
+BUILDS = _index("out same list tuple named dict call")
+
+INFO = _index("descr ndim dims")
+"""What an array made by a call knows of its data: dtype, rank, dimensions."""
+
+FUNCTIONS = {
+    "PyObject_Malloc": "ptr (i64)",
+    "PyObject_Free": "void (ptr)",
+    "PyObject_GC_Del": "void (ptr)",
+    "PyObject_GC_UnTrack": "void (ptr)",
+    "PyObject_ClearWeakRefs": "void (ptr)",
+    "PyContextVar_Get": "i32 (ptr, ptr, ptr)",
+    "PyObject_Call": "ptr (ptr, ptr, ptr)",
+    "PyObject_CallFunctionObjArgs": "ptr (ptr, ...)",
+    "PyDict_New": "ptr ()",
+    "PyDict_Next": "i32 (ptr, ptr, ptr, ptr)",
+    "PyDict_SetItem": "i32 (ptr, ptr, ptr)",
+    "PyList_New": "ptr (i64)",
+    "PyList_Append": "i32 (ptr, ptr)",
+    "PyTuple_New": "ptr (i64)",
+    "PyType_GenericAlloc": "ptr (ptr, i64)",
+    "PyLong_AsLongLongAndOverflow": "i64 (ptr, ptr)",
+    "PyLong_FromLong": "ptr (i64)",
+    "PyUnicode_Compare": "i32 (ptr, ptr)",
+    "PyErr_Clear": "void ()",
+    "PyErr_NoMemory": "ptr ()",
+    "PyErr_Occurred": "ptr ()",
+    "PyErr_SetNone": "void (ptr)",
+    "PyEval_SaveThread": "ptr ()",
+    "PyEval_RestoreThread": "void (ptr)",
+    "_Py_Dealloc": "void (ptr)",
+    "Py_IncRef": "void (ptr)",
+    "Py_DecRef": "void (ptr)",
+    "PyMem_RawMalloc": "ptr (i64)",
+    "PyMem_RawFree": "void (ptr)",
+}
+EXPORTS = ("constants", "call", "dealloc", "is_gc", "get_data", "set_data", "live")
+
+
+def _numbers(layout: Layout, slots: dict[str, int]) -> dict[str, int]:
+    """What the names in the text stand for. slots: byte offsets of an array's slots, and of its list of weak references."""
+    numbers: dict[str, int] = {"OBJECT_count": 0, "OBJECT_type": 1, "NUMBER": NUMBER, "DTYPE_MASK": DTYPE_MASK}
+    numbers |= {"TUPLE_size": HEAD // WORD, "TUPLE_items": layout.tuple_items // WORD, "DICT_used": DICT_USED // WORD}
+    numbers |= {"LIST_size": LIST_SIZE // WORD, "LIST_items": LIST_ITEMS // WORD, "DESCR_word": DTYPE_WORD // WORD}
+    numbers |= {"ND_data": ARRAY_DATA // WORD, "ND_dims": ARRAY_DIMS // WORD, "ND_descr": ARRAY_DESCR // WORD}
+    numbers |= {"ND_flags": ARRAY_FLAGS, "ND_ndim": ARRAY_NDIM}
+    for prefix, names in (
+        ("TABLE", TABLE),
+        ("GUARD", GUARD),
+        ("RESULT", RESULT),
+        ("BUILD", BUILD),
+        ("INFO", INFO),
+        ("CALL", FUNCTION),
+    ):
+        numbers |= {f"{prefix}_{name}": i for name, i in names.items()}
+    for prefix, names in (("GUARDS", GUARDS), ("RESULTS", RESULTS), ("BUILDS", BUILDS), ("CONSTANTS", CONSTANTS)):
+        numbers |= {f"{prefix}_{name}": i for name, i in names.items()}
+    numbers |= {f"{prefix}_WORDS": len(n) for prefix, n in (("GUARD", GUARD), ("RESULT", RESULT), ("BUILD", BUILD))}
+    numbers |= {f"ARRAY_{name}": at // WORD for name, at in slots.items() if name != "size"}
+    numbers |= {"ARRAY_before": slots["size"] // WORD, "ARRAY_after": slots["size"] // WORD + 1}
+    # Some versions keep the list of weak references before the object.
+    numbers["PREFIX"] = max(-slots["weak"], 0)
+    head = slots["size"] + 2 * WORD
+    numbers["BEHIND"] = head + 63
+    numbers["EXTENT"] = numbers["PREFIX"] + head + 48
+    return numbers
+
+
+def text(layout: Layout, slots: dict[str, int]) -> str:
+    """The module's LLVM IR, for this interpreter."""
+    numbers = _numbers(layout, slots)
+    clear = "".join(
+        f"  %before{i} = getelementptr i64, ptr %block, i64 {i}\n  store i64 0, ptr %before{i}, align 8\n"
+        for i in range(numbers["PREFIX"] // WORD)
+    )
+    declared = "".join(f"declare {sig.split(' (')[0]} @{name}({sig.split(' (')[1]}\n" for name, sig in FUNCTIONS.items())
+    source = declared + COUNTS[layout.counts] + OBJECTS.replace("CLEAR_PREFIX\n", clear) + MATCH + RUN + CALL
+    return _expand(source, numbers)
+
+
+_SHORT = re.compile(r"  (?:(%[\w.]+) = (word|addr|const|const64) (?:(%[\w.]+) )?|put (\w+) (\S+) (\S+) )(\w+)$")
+_NAME = re.compile(
+    r"\b(?:TABLE|GUARDS?|RESULTS?|BUILDS?|ARRAY|OBJECT|TUPLE|LIST|DICT|ND|DESCR|DTYPE|INFO|CALL)_\w+|NUMBER|PREFIX|BEHIND|EXTENT"
+)
+
+
+def _expand(source: str, numbers: dict[str, int]) -> str:
+    lines = []
+    for i, line in enumerate(source.split("\n")):
+        m = _SHORT.match(line)
+        if m is not None:
+            to, what, base, t, value, place, name = m.groups()
+            if what in ("const", "const64"):
+                t, base, name = "ptr" if what == "const" else "i64", "@constants", f"CONSTANTS_{name}"
+            elif what is not None:
+                t = "ptr" if what == "addr" else "i64"
+            index = numbers[name]
+            lines.append(f"  %at{i} = getelementptr i64, ptr {base or place}, i64 {index}")
+            line = f"  store {t} {value}, ptr %at{i}, align 8" if what is None else f"  {to} = load {t}, ptr %at{i}, align 8"
+        elif "_" in line or "E" in line:
+            line = _NAME.sub(lambda m: str(numbers[m[0]]), line)
+        lines.append(line)
+    return "\n".join(lines)

@@ -1,0 +1,498 @@
+"""LLVM IR of the compiled dispatcher: running a table whose guards hold, and the way a call takes.
+
+Results are allocated first, then the kernel runs, and only then containers are made: making them may collect garbage, and finalizers may do
+anything to the arguments. `runtime.dispatch_code` explains the abbreviations.
+"""
+
+from __future__ import annotations
+
+RUN = """
+; Give the spare arena, or a new one if it is too small or somebody has it; remember its size.
+define internal ptr @arena(i64 %need, ptr %size) nounwind {
+entry:
+  %spare = const spare
+  %have = const64 spare_size
+  %none = icmp eq ptr %spare, null
+  %small = icmp ult i64 %have, %need
+  %unfit = or i1 %none, %small
+  br i1 %unfit, label %make, label %take
+take:
+  put ptr null @constants CONSTANTS_spare
+  store i64 %have, ptr %size, align 8
+  ret ptr %spare
+make:
+  store i64 %need, ptr %size, align 8
+  %wide = add i64 %need, 64
+  %new = call ptr @PyMem_RawMalloc(i64 %wide)
+  ret ptr %new
+}
+
+define internal void @arena_back(ptr %block, i64 %size) nounwind {
+entry:
+  %spare = const spare
+  %have = const64 spare_size
+  %none = icmp eq ptr %spare, null
+  br i1 %none, label %keep, label %compare
+compare:
+  %smaller = icmp ult i64 %have, %size
+  br i1 %smaller, label %replace, label %free
+replace:
+  call void @PyMem_RawFree(ptr %spare)
+  br label %keep
+keep:
+  put ptr %block @constants CONSTANTS_spare
+  put i64 %size @constants CONSTANTS_spare_size
+  ret void
+free:
+  call void @PyMem_RawFree(ptr %block)
+  ret void
+}
+
+define internal void @drop(ptr %items, i64 %from, i64 %to) nounwind {
+entry:
+  br label %next
+next:
+  %i = phi i64 [ %from, %entry ], [ %i.1, %more ]
+  %left = icmp slt i64 %i, %to
+  br i1 %left, label %one, label %end
+one:
+  %p = getelementptr ptr, ptr %items, i64 %i
+  %x = load ptr, ptr %p, align 8
+  call void @xdecref(ptr %x)
+  br label %more
+more:
+  %i.1 = add i64 %i, 1
+  br label %next
+end:
+  ret void
+}
+
+define internal void @hold(ptr %items, i64 %count) nounwind {
+entry:
+  br label %next
+next:
+  %i = phi i64 [ 0, %entry ], [ %i.1, %more ]
+  %left = icmp slt i64 %i, %count
+  br i1 %left, label %one, label %end
+one:
+  %p = getelementptr ptr, ptr %items, i64 %i
+  %x = load ptr, ptr %p, align 8
+  %none = icmp eq ptr %x, null
+  br i1 %none, label %more, label %count.it
+count.it:
+  call void @incref(ptr %x)
+  br label %more
+more:
+  %i.1 = add i64 %i, 1
+  br label %next
+end:
+  ret void
+}
+
+define internal ptr @run(ptr %t, ptr %frame) nounwind {
+entry:
+  %arena.size = alloca i64, align 8
+  %owner = addr %t TABLE_owner
+  call void @incref(ptr %owner)
+  %inputs.at = word %t TABLE_inputs
+  %inputs = getelementptr i64, ptr %frame, i64 %inputs.at
+  %outputs.at = word %t TABLE_outputs
+  %outputs = getelementptr i64, ptr %frame, i64 %outputs.at
+  %outs.at = word %t TABLE_outs
+  %outs = getelementptr i64, ptr %frame, i64 %outs.at
+  %objects.at = word %t TABLE_objects
+  %objects = getelementptr i64, ptr %frame, i64 %objects.at
+  %nin = word %t TABLE_nin
+  %nout = word %t TABLE_nout
+  %results = addr %t TABLE_results
+  %holds = word %t TABLE_hold
+  %holding = icmp ne i64 %holds, 0
+  br i1 %holding, label %take, label %results.first
+take:
+  call void @hold(ptr %objects, i64 %nin)
+  br label %results.first
+
+results.first:
+  br label %results.next
+results.next:
+  %i = phi i64 [ 0, %results.first ], [ %i.1, %made ]
+  %r = phi ptr [ %results, %results.first ], [ %r.1, %made ]
+  %all = icmp eq i64 %i, %nout
+  br i1 %all, label %work, label %result
+result:
+  %op = word %r RESULT_op
+  %index = word %r RESULT_index
+  %aval = addr %r RESULT_type
+  %info = addr %r RESULT_info
+  %bytes = word %r RESULT_bytes
+  %x = call ptr @fresh(ptr %aval, ptr %info, i64 %bytes)
+  %op.slot = getelementptr ptr, ptr %outs, i64 %i
+  store ptr %x, ptr %op.slot, align 8
+  %failed = icmp eq ptr %x, null
+  br i1 %failed, label %fail.memory, label %kind
+kind:
+  switch i64 %op, label %inline [
+    i64 RESULTS_pool, label %pool
+    i64 RESULTS_constant, label %constant
+    i64 RESULTS_input, label %input
+    i64 RESULTS_again, label %again
+  ]
+inline:
+  %start = addr %x ARRAY_data
+  br label %place
+pool:
+  %take.fn = const take
+  %take.args = addr %r RESULT_object
+  %memory = call ptr @PyObject_Call(ptr %take.fn, ptr %take.args, ptr null)
+  %refused = icmp eq ptr %memory, null
+  br i1 %refused, label %fail.pool, label %pooled
+pooled:
+  %large = addr %memory TUPLE_items
+  call void @incref(ptr %large)
+  call void @decref(ptr %memory)
+  put ptr %large %x ARRAY_owner
+  %large.data = addr %large ND_data
+  put ptr %large.data %x ARRAY_data
+  br label %place
+place:
+  %address = phi ptr [ %start, %inline ], [ %large.data, %pooled ]
+  %out.p = getelementptr ptr, ptr %outputs, i64 %index
+  store ptr %address, ptr %out.p, align 8
+  br label %made
+constant:
+  %fixed = addr %r RESULT_object
+  %fixed.data = addr %r RESULT_data
+  br label %share
+input:
+  %source = word %r RESULT_from
+  %source.p = getelementptr ptr, ptr %objects, i64 %source
+  %given = load ptr, ptr %source.p, align 8
+  %given.dp = getelementptr ptr, ptr %inputs, i64 %source
+  %given.data = load ptr, ptr %given.dp, align 8
+  br label %share
+again:
+  %earlier = word %r RESULT_from
+  %earlier.p = getelementptr ptr, ptr %outs, i64 %earlier
+  %first = load ptr, ptr %earlier.p, align 8
+  %first.data = addr %first ARRAY_data
+  %first.owner = addr %first ARRAY_owner
+  %first.itself = icmp eq ptr %first.owner, null
+  %first.root = select i1 %first.itself, ptr %first, ptr %first.owner
+  br label %share
+share:
+  %keeper = phi ptr [ %fixed, %constant ], [ %given, %input ], [ %first.root, %again ]
+  %shared = phi ptr [ %fixed.data, %constant ], [ %given.data, %input ], [ %first.data, %again ]
+  call void @incref(ptr %keeper)
+  put ptr %keeper %x ARRAY_owner
+  put ptr %shared %x ARRAY_data
+  br label %made
+made:
+  %i.1 = add i64 %i, 1
+  %r.1 = getelementptr i64, ptr %r, i64 RESULT_WORDS
+  br label %results.next
+
+work:
+  %entry.fn = addr %t TABLE_entry
+  %idle = icmp eq ptr %entry.fn, null
+  br i1 %idle, label %after, label %scratch
+scratch:
+  %need = word %t TABLE_arena
+  %bare = icmp eq i64 %need, 0
+  br i1 %bare, label %start.it, label %scratch.take
+scratch.take:
+  %block = call ptr @arena(i64 %need, ptr %arena.size)
+  %block.none = icmp eq ptr %block, null
+  br i1 %block.none, label %fail.arena, label %scratch.align
+scratch.align:
+  %b = ptrtoint ptr %block to i64
+  %b.up = add i64 %b, 63
+  %b.at = and i64 %b.up, -64
+  %b.p = inttoptr i64 %b.at to ptr
+  br label %start.it
+start.it:
+  %scratch.block = phi ptr [ null, %scratch ], [ %block, %scratch.align ]
+  %scratch.p = phi ptr [ null, %scratch ], [ %b.p, %scratch.align ]
+  %consts = addr %t TABLE_constants
+  %releases = word %t TABLE_release
+  %long = icmp ne i64 %releases, 0
+  br i1 %long, label %long.run, label %short.run
+long.run:
+  %thread = call ptr @PyEval_SaveThread()
+  %long.status = call i32 %entry.fn(ptr %inputs, ptr %outputs, ptr %consts, ptr %scratch.p)
+  call void @PyEval_RestoreThread(ptr %thread)
+  br label %ran
+short.run:
+  %short.status = call i32 %entry.fn(ptr %inputs, ptr %outputs, ptr %consts, ptr %scratch.p)
+  br label %ran
+ran:
+  %status = phi i32 [ %long.status, %long.run ], [ %short.status, %short.run ]
+  %no.block = icmp eq ptr %scratch.block, null
+  br i1 %no.block, label %judge, label %scratch.back
+scratch.back:
+  %block.size = load i64, ptr %arena.size, align 8
+  call void @arena_back(ptr %scratch.block, i64 %block.size)
+  br label %judge
+judge:
+  %bad = icmp ne i32 %status, 0
+  br i1 %bad, label %fail.status, label %after
+after:
+  br i1 %holding, label %let.go, label %build
+let.go:
+  call void @drop(ptr %objects, i64 0, i64 %nin)
+  br label %build
+
+build:
+  %answer = call ptr @build(ptr %t, ptr %frame, ptr %outs, i64 %nout)
+  call void @decref(ptr %owner)
+  ret ptr %answer
+
+fail.pool:
+  %to.pool = add i64 %i, 1
+  br label %fail
+fail.memory:
+  br label %fail
+fail.arena:
+  %no.memory = call ptr @PyErr_NoMemory()
+  br label %fail
+fail.status:
+  %code = sext i32 %status to i64
+  %number = call ptr @PyLong_FromLong(i64 %code)
+  %numberless = icmp eq ptr %number, null
+  br i1 %numberless, label %fail, label %tell
+tell:
+  %failed.fn = addr %t TABLE_failed
+  %told = call ptr (ptr, ...) @PyObject_CallFunctionObjArgs(ptr %failed.fn, ptr %number, ptr null)
+  call void @decref(ptr %number)
+  call void @xdecref(ptr %told)
+  br label %fail
+fail:
+  %count = phi i64 [ %to.pool, %fail.pool ], [ %i, %fail.memory ], [ %nout, %fail.arena ], [ %nout, %fail.status ], [ %nout, %tell ]
+  call void @drop(ptr %outs, i64 0, i64 %count)
+  br i1 %holding, label %fail.hold, label %fail.end
+fail.hold:
+  call void @drop(ptr %objects, i64 0, i64 %nin)
+  br label %fail.end
+fail.end:
+  call void @decref(ptr %owner)
+  ret ptr null
+}
+
+; Containers around the results. What is on the stack belongs to it, and so do the results that have not got there yet.
+define internal ptr @build(ptr %t, ptr %frame, ptr %outs, i64 %nout) nounwind {
+entry:
+  %first = addr %t TABLE_build
+  %end = addr %t TABLE_build_end
+  %stack.at = word %t TABLE_stack
+  %stack = getelementptr i64, ptr %frame, i64 %stack.at
+  br label %next
+next:
+  %b = phi ptr [ %first, %entry ], [ %b.1, %pushed ]
+  %used = phi i64 [ 0, %entry ], [ %used.1, %pushed ]
+  %height = phi i64 [ 0, %entry ], [ %height.1, %pushed ]
+  %done = icmp eq ptr %b, %end
+  br i1 %done, label %answer, label %step
+answer:
+  %r = load ptr, ptr %stack, align 8
+  ret ptr %r
+step:
+  %op = word %b BUILD_op
+  %n = word %b BUILD_count
+  %object = addr %b BUILD_object
+  %base = sub i64 %height, %n
+  %top = getelementptr ptr, ptr %stack, i64 %base
+  switch i64 %op, label %out [
+    i64 BUILDS_same, label %same
+    i64 BUILDS_list, label %list
+    i64 BUILDS_tuple, label %tuple
+    i64 BUILDS_named, label %named
+    i64 BUILDS_dict, label %dict
+    i64 BUILDS_call, label %call
+  ]
+out:
+  %op.p = getelementptr ptr, ptr %outs, i64 %used
+  %x = load ptr, ptr %op.p, align 8
+  %used.out = add i64 %used, 1
+  br label %push
+same:
+  call void @incref(ptr %object)
+  br label %push
+list:
+  %l = call ptr @PyList_New(i64 %n)
+  %l.none = icmp eq ptr %l, null
+  br i1 %l.none, label %fail, label %list.items
+list.items:
+  %l.items = addr %l LIST_items
+  br label %move
+tuple:
+  %tu = call ptr @PyTuple_New(i64 %n)
+  br label %tuple.test
+named:
+  %na = call ptr @PyType_GenericAlloc(ptr %object, i64 %n)
+  br label %tuple.test
+tuple.test:
+  %tn = phi ptr [ %tu, %tuple ], [ %na, %named ]
+  %tn.none = icmp eq ptr %tn, null
+  br i1 %tn.none, label %fail, label %tuple.items
+tuple.items:
+  %tn.items = getelementptr i64, ptr %tn, i64 TUPLE_items
+  br label %move
+move:
+  %seq = phi ptr [ %l, %list.items ], [ %tn, %tuple.items ]
+  %items = phi ptr [ %l.items, %list.items ], [ %tn.items, %tuple.items ]
+  br label %move.next
+move.next:
+  %m = phi i64 [ 0, %move ], [ %m.1, %move.one ]
+  %m.end = icmp eq i64 %m, %n
+  br i1 %m.end, label %push, label %move.one
+move.one:
+  %mp = getelementptr ptr, ptr %top, i64 %m
+  %mv = load ptr, ptr %mp, align 8
+  %mi = getelementptr ptr, ptr %items, i64 %m
+  store ptr %mv, ptr %mi, align 8
+  %m.1 = add i64 %m, 1
+  br label %move.next
+dict:
+  %d = call ptr @PyDict_New()
+  %d.none = icmp eq ptr %d, null
+  br i1 %d.none, label %fail, label %dict.first
+dict.first:
+  %keys = addr %b BUILD_keys
+  br label %dict.next
+dict.next:
+  %k = phi i64 [ 0, %dict.first ], [ %k.1, %dict.set ]
+  %k.end = icmp eq i64 %k, %n
+  br i1 %k.end, label %dict.clear, label %dict.one
+dict.one:
+  %kp = getelementptr ptr, ptr %keys, i64 %k
+  %key = load ptr, ptr %kp, align 8
+  %vp = getelementptr ptr, ptr %top, i64 %k
+  %value = load ptr, ptr %vp, align 8
+  %status = call i32 @PyDict_SetItem(ptr %d, ptr %key, ptr %value)
+  %bad = icmp ne i32 %status, 0
+  br i1 %bad, label %dict.fail, label %dict.set
+dict.set:
+  %k.1 = add i64 %k, 1
+  br label %dict.next
+dict.fail:
+  call void @decref(ptr %d)
+  br label %fail
+dict.clear:
+  call void @drop(ptr %top, i64 0, i64 %n)
+  br label %push
+call:
+  %argument = load ptr, ptr %top, align 8
+  %called = call ptr (ptr, ...) @PyObject_CallFunctionObjArgs(ptr %object, ptr %argument, ptr null)
+  %called.none = icmp eq ptr %called, null
+  br i1 %called.none, label %fail, label %call.done
+call.done:
+  call void @decref(ptr %argument)
+  br label %push
+push:
+  %v = phi ptr [ %x, %out ], [ %object, %same ], [ %seq, %move.next ], [ %d, %dict.clear ], [ %called, %call.done ]
+  %used.1 = phi i64 [ %used.out, %out ], [ %used, %same ], [ %used, %move.next ], [ %used, %dict.clear ], [ %used, %call.done ]
+  store ptr %v, ptr %top, align 8
+  %height.1 = add i64 %base, 1
+  br label %pushed
+pushed:
+  %b.1 = getelementptr i64, ptr %b, i64 BUILD_WORDS
+  br label %next
+fail:
+  call void @drop(ptr %stack, i64 0, i64 %height)
+  call void @drop(ptr %outs, i64 %used, i64 %nout)
+  ret ptr null
+}
+"""
+
+CALL = """
+; The call goes to Python, with the function itself in front of the arguments.
+define internal ptr @slow(ptr %self, ptr %args, i64 %n, ptr %kwnames) noinline nounwind {
+entry:
+  %nameless = icmp eq ptr %kwnames, null
+  br i1 %nameless, label %count, label %named
+named:
+  %names = word %kwnames TUPLE_size
+  br label %count
+count:
+  %nkw = phi i64 [ 0, %entry ], [ %names, %named ]
+  %total = add i64 %n, %nkw
+  %room = add i64 %total, 1
+  %all = alloca ptr, i64 %room, align 8
+  store ptr %self, ptr %all, align 8
+  br label %next
+next:
+  %i = phi i64 [ 0, %count ], [ %i.1, %one ]
+  %end = icmp eq i64 %i, %total
+  br i1 %end, label %go, label %one
+one:
+  %from = getelementptr ptr, ptr %args, i64 %i
+  %x = load ptr, ptr %from, align 8
+  %i.1 = add i64 %i, 1
+  %to = getelementptr ptr, ptr %all, i64 %i.1
+  store ptr %x, ptr %to, align 8
+  br label %next
+go:
+  %positional = add i64 %n, 1
+  %function = const slow
+  %code = const slow_call
+  %r = call ptr %code(ptr %function, ptr %all, i64 %positional, ptr %kwnames)
+  ret ptr %r
+}
+
+; Whether a context variable has its default, None.
+define internal i1 @unset(ptr %variable) alwaysinline nounwind {
+entry:
+  %at = alloca ptr, align 8
+  %status = call i32 @PyContextVar_Get(ptr %variable, ptr null, ptr %at)
+  %bad = icmp ne i32 %status, 0
+  br i1 %bad, label %error, label %compare
+error:
+  call void @PyErr_Clear()
+  ret i1 false
+compare:
+  %value = load ptr, ptr %at, align 8
+  %none = const none
+  %is = icmp eq ptr %value, %none
+  call void @xdecref(ptr %value)
+  ret i1 %is
+}
+
+define ptr @tg.dispatch.call(ptr %self, ptr %args, i64 %nargsf, ptr %kwnames) nounwind {
+entry:
+  %n = and i64 %nargsf, 9223372036854775807
+  %first = addr %self CALL_table
+  %none = icmp eq ptr %first, null
+  br i1 %none, label %slow, label %interpreter
+interpreter:
+  %i.var = const interpreter
+  %eager = call i1 @unset(ptr %i.var)
+  br i1 %eager, label %overrides, label %slow
+overrides:
+  %o.var = const overrides
+  %usual = call i1 @unset(ptr %o.var)
+  br i1 %usual, label %calls, label %slow
+calls:
+  %left = const64 calls
+  %left.1 = add i64 %left, -1
+  put i64 %left.1 @constants CONSTANTS_calls
+  %look = icmp eq i64 %left.1, 0
+  br i1 %look, label %slow, label %prepare
+prepare:
+  %words = word %self CALL_frame
+  %frame = alloca i64, i64 %words, align 16
+  br label %next
+next:
+  %t = phi ptr [ %first, %prepare ], [ %following, %miss ]
+  %fits = call i1 @match(ptr %t, ptr %args, i64 %n, ptr %kwnames, ptr %frame)
+  br i1 %fits, label %run, label %miss
+miss:
+  %following = addr %t TABLE_next
+  %last = icmp eq ptr %following, null
+  br i1 %last, label %slow, label %next
+run:
+  %r = call ptr @run(ptr %t, ptr %frame)
+  ret ptr %r
+slow:
+  %s = call ptr @slow(ptr %self, ptr %args, i64 %n, ptr %kwnames)
+  ret ptr %s
+}
+"""
