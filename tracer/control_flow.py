@@ -20,7 +20,14 @@ from tracegrad.ir.evaluate import run
 from tracegrad.ir.program import Program, Var
 from tracegrad.ir.types import ArrayType, is_inexact
 from tracegrad.tracer import errors
-from tracegrad.tracer.pytree import keystr, tree_flatten, tree_flatten_with_path, tree_structure, tree_unflatten
+from tracegrad.tracer.pytree import (
+    keystr,
+    structure_error,
+    tree_flatten,
+    tree_flatten_with_path,
+    tree_structure,
+    tree_unflatten,
+)
 from tracegrad.tracer.staging import trace
 from tracegrad.tracer.tracer import Tracer
 
@@ -101,7 +108,7 @@ def _branch_outputs_agree(what: str, functions: Sequence[TracedFunction], labels
         if f.out_tree != first.out_tree:
             raise TypeError(
                 f"{what}: the branches must return the same structure, but {labels[0]} ({first.name}) returns {first.out_tree} "
-                f"and {label} ({f.name}) returns {f.out_tree}"
+                f"and {label} ({f.name}) returns {f.out_tree}\n{structure_error(labels[0], first.out_tree, label, f.out_tree)}"
             )
         paths = _leaf_paths(first.out_tree)
         for path, a, b in zip(paths, first.program.out_types, f.program.out_types):
@@ -146,7 +153,7 @@ def cond(pred: Any, true_fun: Callable[..., Any], false_fun: Callable[..., Any],
     if config.disable_jit and not isinstance(pred, Tracer):
         return true_fun(*operands) if pred else false_fun(*operands)
     if t.dtype.kind != "b":
-        pred = ops.ne(pred, 0)
+        pred = ops.ne(ops.convert_element_type(pred, t.dtype, False), np.zeros((), t.dtype))
     leaves, in_tree = tree_flatten(operands)
     types = _types(leaves, "lax.cond: an operand")
     functions = [TracedFunction(f, in_tree, types) for f in (false_fun, true_fun)]
@@ -189,9 +196,9 @@ def _strengthened(init: list[Any], in_types: list[ArrayType], out_types: Sequenc
     new = []
     for x, a, b in zip(init, in_types, out_types):
         if a.weak and a.shape == b.shape and (not b.weak or a.dtype != b.dtype):
-            dtype, weak = dtypes.promote(a, b)
-            if dtype == b.dtype and (dtype, weak) != (a.dtype, a.weak):
-                x = ops.convert_element_type(x, dtype, weak)
+            dtype, _ = dtypes.promote(a, b)
+            if dtype == b.dtype:
+                x = ops.convert_element_type(x, dtype, False)
                 changed = True
         new.append(x)
     return new if changed else None
@@ -201,7 +208,10 @@ def _check_carry(
     what: str, name: str, in_tree: Any, out_tree: Any, in_types: Sequence[ArrayType], out_types: Sequence[ArrayType]
 ) -> None:
     if in_tree != out_tree:
-        raise TypeError(f"{what}: the carry must keep its structure, but {name} got {in_tree} and returned {out_tree}")
+        raise TypeError(
+            f"{what}: the carry must keep its structure, but {name} got {in_tree} and returned {out_tree}\n"
+            f"{structure_error('carry', in_tree, 'returned', out_tree)}"
+        )
     wrong = [
         f"  carry{path} goes in as {a} and comes out as {b}"
         for path, a, b in zip(_leaf_paths(in_tree), in_types, out_types)
@@ -265,6 +275,8 @@ def while_loop(
     )
     test = TracedFunction(cond_fun, args_tree, types)
     got = test.program.out_types
+    if test.out_tree.num_nodes != 1 and got:
+        raise TypeError(f"lax.while_loop: {test.name} must return one scalar bool, got a container: {test.out_tree}")
     if len(got) != 1 or got[0].shape != () or got[0].dtype != np.dtype(np.bool_):
         raise TypeError(
             f"lax.while_loop: {test.name} must return one scalar bool, got {', '.join([str(t) for t in got]) or 'nothing'}"
@@ -364,11 +376,7 @@ def scan(
         raise TypeError(f"{_what}: the function must be callable, got {f!r}")
     xs_leaves, xs_tree = tree_flatten(xs)
     xs_types = _types(xs_leaves, f"{_what}: xs")
-    lengths = set()
-    for t in xs_types:
-        if not t.shape:
-            raise ValueError(f"{_what}: xs holds a scalar; every scanned array needs a leading dimension")
-        lengths.add(t.shape[0])
+    lengths = _leading_sizes(_what, xs_types, xs_tree)
     if length is not None:
         try:
             length = int(length)
@@ -376,8 +384,6 @@ def scan(
             raise errors.ConcretizationTypeError(f"{_what}: the length must be concrete. {e}") from None
         if lengths and lengths != {length}:
             raise ValueError(f"{_what}: length={length} does not agree with the leading dimensions of xs, {sorted(lengths)}")
-    elif len(lengths) > 1:
-        raise ValueError(f"{_what}: the arrays of xs have different leading dimensions: {sorted(lengths)}")
     elif not lengths:
         raise ValueError(f"{_what}: needs xs or length")
     else:
@@ -396,7 +402,7 @@ def scan(
     def checked(carry: Any, x: Any) -> Any:
         out = f(carry, x)
         if not (isinstance(out, tuple) and len(out) == 2):
-            raise TypeError(f"{_what}: {_name_of(f)} must return a pair (carry, y), got {type(out).__name__}")
+            raise TypeError(f"{_what}: {_name_of(f)} must return a pair (carry, y), got {errors.noun(out)}")
         pair[:] = [tree_structure(out[0]), tree_structure(out[1])]
         return out
 
@@ -423,6 +429,18 @@ def scan(
     )
     n = len(init_leaves)
     return tree_unflatten(pair[0], outs[:n]), tree_unflatten(pair[1], outs[n:])
+
+
+def _leading_sizes(what: str, types: Sequence[ArrayType], tree: Any) -> set[int]:
+    """The one size of the leading dimensions of arrays to scan over, or none if there are none. ValueError, naming the arrays, for others."""
+    sizes = {t.shape[0] if t.shape else None for t in types}
+    if None in sizes:
+        path, t = next((p, t) for p, t in zip(_leaf_paths(tree), types) if not t.shape)
+        raise ValueError(f"{what}: xs holds a scalar, xs{path}: {t}; every scanned array needs a leading dimension")
+    if len(sizes) > 1:
+        lines = "\n".join(f"  xs{path}: {t}" for path, t in zip(_leaf_paths(tree), types))
+        raise ValueError(f"{what}: the arrays of xs have different leading dimensions:\n{lines}")
+    return {n for n in sizes if n is not None}
 
 
 def _scan_in_python(
@@ -466,7 +484,7 @@ def _map_in_batches(f: Callable[..., Any], xs: Any, batch_size: int) -> Any:
     leaves, tree = tree_flatten(xs)
     if not leaves:
         raise ValueError("lax.map: xs holds no arrays")
-    n = type_of(leaves[0]).shape[0]
+    (n,) = _leading_sizes("lax.map", _types(leaves, "lax.map: xs"), tree)
     whole, rest = divmod(n, batch_size)
     batched = cast(Callable[..., Any], _vmap)(f)
     parts = []

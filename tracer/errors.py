@@ -82,6 +82,19 @@ def describe(tracer: Tracer) -> str:
     return f"{subject} of type {tracer.aval}, {tracer.origin()}"
 
 
+def noun(x: Any) -> str:
+    """What a value is, in a message about what it should have been: "an array f32[3]", "a tuple of 3"."""
+    aval = getattr(x, "aval", None)
+    if aval is not None:
+        return f"an array {aval}"
+    if x is None:
+        return "None"
+    if isinstance(x, (tuple, list)):
+        return f"a {type(x).__name__} of {len(x)}"
+    name = type(x).__name__
+    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
+
+
 def _used_at() -> str:
     frame = source.user_frame()
     if frame is None:

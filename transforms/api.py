@@ -19,6 +19,7 @@ from tracegrad.ir.bind import type_of
 from tracegrad.ir.evaluate import run
 from tracegrad.ir.types import SHORT_NAMES, ArrayType, float0, is_complex, is_inexact, tangent_type
 from tracegrad.tracer.abstract import argument_names, described
+from tracegrad.tracer.errors import noun
 from tracegrad.tracer.pytree import (
     Partial,
     TreeDef,
@@ -97,7 +98,7 @@ class Flat:
         if self.has_aux:
             if not (isinstance(out, tuple) and len(out) == 2):
                 raise TypeError(
-                    f"{self.what} with has_aux=True: {self.__name__} must return a pair (output, auxiliary data), got {type(out).__name__}"
+                    f"{self.what} with has_aux=True: {self.__name__} must return a pair (output, auxiliary data), got {noun(out)}"
                 )
             out, aux = out
             aux_leaves, self.aux_tree = tree_flatten(aux)

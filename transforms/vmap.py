@@ -59,7 +59,8 @@ def vmap(
             return argument_names(fun, args, kwargs)
 
         dims = _in_dims(in_axes, args, kwargs)
-        shapes = [leaf_type("vmap", names, i, x).shape for i, x in enumerate(leaves)]
+        # What is not mapped is passed on as it is, whatever it is.
+        shapes = [() if d is None else leaf_type("vmap", names, i, x).shape for i, (d, x) in enumerate(zip(dims, leaves))]
         dims = [d if d is None else _axis_of(names, i, d, s) for i, (d, s) in enumerate(zip(dims, shapes))]
         size = _size(names, shapes, dims, axis_size)
         out_tree: Any = None
