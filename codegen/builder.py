@@ -136,6 +136,8 @@ class Builder:
         self.tasks = 1  # how many tasks the parallel loop under construction has
         self.watched: Value | None = None  # a loop's counter, and where comparisons would have split its range
         self.breaks: set[int] = set()
+        self.asked: list[Value] = []  # the conditions by which values were chosen (`structural.choose`)
+        self.assumed: dict[Value, bool] = {}  # conditions whose answer is known where code is built now
         self.loads: list[Affine] | None = None  # the positions that are read, while somebody wants to know
         self.equation: Any = None  # what is being lowered, for those who ask where an operation comes from (`origins.py`)
         self.memo: dict[Any, Any] = {}  # scalars of lazy values by (value, index), valid while their scope is open

@@ -15,7 +15,7 @@ import numpy as np
 from tracegrad.codegen import scalars
 from tracegrad.codegen.builder import Builder
 from tracegrad.codegen.elementwise import waits
-from tracegrad.codegen.loop_ir import Index, Value
+from tracegrad.codegen.loop_ir import For, Index, Parallel, Value
 from tracegrad.codegen.nests import PARALLEL_WORK, Space, open_loops
 from tracegrad.codegen.structural import indexed, not_negative
 from tracegrad.codegen.values import (
@@ -381,7 +381,22 @@ def lower_scatter(ctx: Context, eqn: Equation) -> None:
             b.switch(every, [write, lambda: []])
         else:
             write()
+    if not inner and outer and cost <= UNROLLED_COST:
+        _unroll(b.scopes[-1].items[-1])
     ctx.define(out, View(t, whole.buffer, whole.offset, whole.strides))
+
+
+UNROLLED_COST = 8
+"""Scatters of single numbers that cost no more may be unrolled: such an iteration is hardly longer than the counting around it."""
+
+
+def _unroll(loop: Any) -> None:
+    """Let LLVM unroll the innermost of loops that stand in one another."""
+    while type(loop) in (For, Parallel):
+        inner = loop.body[-1]
+        if type(loop) is For and type(inner) is not For:
+            loop.hints = tuple([h for h in loop.hints if h != "no unroll"])
+        loop = inner
 
 
 PARTS, PART = (4, 3, 2), 32

@@ -213,7 +213,7 @@ class Kernels:
     # what a kernel does in one run
 
     def work(self, node: Node) -> Work:
-        """What one run of a kernel computes and touches, kernels inside of it left out. Of branches, all are counted."""
+        """What one run of a kernel computes and touches, kernels inside of it left out."""
         counter = _Counter(set() if not node.children else {s for child in node.children for s in child.statements})
         for s in node.statements:
             counter.visit(s, 1.0, {})
@@ -318,9 +318,7 @@ class _Counter:
             for t in (*s.head, *s.body):
                 self.visit(t, times, trips)
         elif kind is Switch:
-            for branch in s.branches:
-                for t in branch:
-                    self.visit(t, times, trips)
+            self._branches(s, times, trips)
         elif kind is Call:
             flops = _call_flops(s)
             self.flops = None if flops is None or self.flops is None else self.flops + times * flops
@@ -332,6 +330,18 @@ class _Counter:
             self.extra[True] += times * s.nbytes
             if s.source is not None:
                 self.extra[False] += times * s.nbytes
+
+    def _branches(self, s: Switch, times: float, trips: dict[Value, float]) -> None:
+        """The dearest branch counts; what any of them touches is touched."""
+        before = self.flops
+        found: list[float | None] = []
+        for branch in s.branches:
+            self.flops = 0.0
+            for t in branch:
+                self.visit(t, times, trips)
+            found.append(self.flops)
+        known = [f for f in found if f is not None]
+        self.flops = None if before is None or len(known) < len(found) else before + max(known, default=0.0)
 
     def _value(self, v: Value, times: float, trips: dict[Value, float]) -> None:
         if v.op == "load":

@@ -13,7 +13,7 @@ from itertools import product
 from math import prod
 from typing import TYPE_CHECKING, Any
 
-from tracegrad.codegen.loop_ir import Affine, Buffer, Call, Copy, For, Index, Parallel, While, blocks_of
+from tracegrad.codegen.loop_ir import Affine, Buffer, Call, Copy, For, Index, Parallel, Switch, Value, While, blocks_of
 from tracegrad.codegen.values import (
     IDENTICAL,
     INVARIANT,
@@ -157,7 +157,7 @@ def _note_independence(statements: list[Any]) -> None:
         inside = [t for block in blocks_of(s) for t in block]
         if type(s) is For and not s.params and not any(type(t) in (For, While, Parallel, Call, Copy) for t in _within(inside)):
             s.hints = (*s.hints, "independent")
-        elif type(s) in (For, Parallel):
+        elif type(s) in (For, Parallel, Switch):
             _note_independence(inside)
 
 
@@ -297,27 +297,48 @@ MOST_RANGES = 6
 def emit_range(
     ctx: Context, run: tuple[int, int, bool], name: str, written: frozenset[Buffer], body: Callable[[Index], None]
 ) -> None:
-    """One loop, or several over parts of its range where the body asks on which side of a number the index is (a padding, say), so
-    that each is free of branches."""
+    """One loop, or several over parts of its range where the body asks on which side of a number the index is (a padding, say), and
+    for each answer to a question that is the same in every turn, so that each is free of branches."""
     b = ctx.b
     n = run[1]
     outer, b.breaks = (b.watched, b.breaks), set()
 
-    def emit(low: int, high: int, watch: bool) -> None:
+    def emit(low: int, high: int, watch: bool) -> Value | None:
+        """The loop; the one condition, if there is one, that it asks in every turn though it does not depend on the turn."""
         if high - low == 1:
             body(low)
-            return
+            return None
+        asked, b.asked = b.asked, []
         with b.loop(low, high, memory=False, written=written, name=name) as loop:
             b.watched = loop.counter if watch else None
             body(loop.index)
+        same = {c for c in b.asked if c.level <= b.level}
+        b.asked = asked
+        return same.pop() if len(same) == 1 else None
 
-    emit(0, n, True)
+    def emit_free(low: int, high: int) -> None:
+        condition = emit(low, high, False)
+        if condition is not None:
+            b.scopes[-1].items.pop()
+            b.switch(condition, [lambda: assume(condition, True, low, high), lambda: assume(condition, False, low, high)])
+
+    def assume(condition: Value, answer: bool, low: int, high: int) -> list[Value]:
+        b.assumed[condition] = answer
+        emit(low, high, False)
+        del b.assumed[condition]
+        return []
+
+    condition = emit(0, n, True)
     points = [0, *sorted(p for p in b.breaks if 0 < p < n), n]
     b.watched, b.breaks = outer
     if 2 < len(points) <= MOST_RANGES + 1:
         b.scopes[-1].items.pop()  # the loop; what was moved out of it stays
         for low, high in zip(points, points[1:]):
-            emit(low, high, False)
+            emit_free(low, high)
+        b.watched = outer[0]
+    elif condition is not None:
+        b.scopes[-1].items.pop()
+        emit_free(0, n)
         b.watched = outer[0]
 
 

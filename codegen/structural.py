@@ -372,6 +372,10 @@ def choose(b: Builder, conditions: list[Value], on_true: Any, on_false: Any, lat
         condition = c if condition is None else b.op("and", "i1", condition, c)
     if condition is None:
         return on_true()
+    assumed = b.assumed.get(condition)
+    if assumed is not None:
+        return on_true() if assumed else on_false()
+    b.asked.append(condition)
     otherwise = None if late else on_false()
     pairs: list[bool] = []
 

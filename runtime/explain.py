@@ -18,7 +18,7 @@ import numpy as np
 
 from tracegrad.codegen.annotated import Annotated, annotate, inspect, with_clocks
 from tracegrad.codegen.kernels import Node
-from tracegrad.codegen.loop_ir import Buffer, Call, Copy, For, Parallel, Store, Value, While
+from tracegrad.codegen.loop_ir import Buffer, Call, Copy, For, Parallel, Store, Switch, Value, While
 from tracegrad.codegen.marked_text import Outcome
 from tracegrad.ir.program import Equation, Program
 from tracegrad.runtime import costs
@@ -238,10 +238,12 @@ def _loops(node: Node, made: Annotated) -> str:
     def inner(block: list[Any]) -> list[str]:
         found: list[str] = []
         for s in block:
-            if s not in hidden and type(s) in (For, Parallel, While):
-                text = loop(s)
-                if not found or found[-1] != text:
-                    found.append(text)
+            if s in hidden:
+                continue
+            texts = [t for b in s.branches for t in inner(b)] if type(s) is Switch else []
+            if type(s) in (For, Parallel, While):
+                texts = [loop(s)]
+            found.extend([t for k, t in enumerate(texts) if t not in (found[-1:] if not k else texts[:k])])
         return found if len(found) < 2 else ["(" + "; ".join(found) + ")"]
 
     tops = inner(node.statements)

@@ -1,0 +1,75 @@
+"""Loops ask in no turn what is known before: ranges are cut where a condition changes, and doubled where it is the same in every turn."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+
+from tests.codegen_harness import check, staged
+from tracegrad.codegen import rules  # noqa: F401  (attaches the lowering rules)
+from tracegrad.codegen.loop_ir import For, Switch, blocks_of
+from tracegrad.codegen.lower import lower_program
+from tracegrad.ir import ops
+
+
+def draw(*shape: int) -> np.ndarray:
+    return np.random.default_rng(sum(shape)).normal(size=shape).astype(np.float32)
+
+
+def function_of(f, *args):
+    return lower_program(staged(f, *args), "f")[0]
+
+
+def innermost(function):
+    """The loops that hold no others, with what stands in them."""
+    found = []
+    for s in function.walk():
+        if type(s) is For:
+            inside, stack = [], list(s.body)
+            while stack:
+                t = stack.pop()
+                inside.append(t)
+                for block in blocks_of(t):
+                    stack.extend(block)
+            if not any(type(t) is For for t in inside):
+                found.append((s, inside))
+    return found
+
+
+@pytest.mark.parametrize("low, high", [(1, 1), (0, 2), (3, 0), (-1, 2)])
+def test_padding_in_two_dimensions_has_no_branch_in_its_inner_loops(low, high):
+    def f(x):
+        return ops.pad(x * x, np.float32(0.5), ((low, high, 0), (low, high, 0)))
+
+    x = draw(20, 30)
+    check(f, x)
+    assert not any(type(t) is Switch for _, inside in innermost(function_of(f, x)) for t in inside)
+
+
+def test_paddings_of_paddings_and_sums_of_them():
+    def f(x):
+        y = ops.pad(x, np.float32(1.0), ((1, 0, 0), (0, 2, 0)))
+        return ops.pad(y, np.float32(2.0), ((2, 2, 0), (1, 1, 0))) * ops.pad(x, np.float32(3.0), ((3, 2, 0), (2, 2, 0)))
+
+    check(f, draw(12, 25))
+
+
+def test_padding_read_by_a_reduction():
+    def f(x):
+        return ops.reduce_sum(ops.pad(x, np.float32(1.0), ((2, 1, 0), (1, 3, 0))), (1,))
+
+    check(f, draw(9, 40))
+
+
+def test_scatters_of_numbers_may_be_unrolled():
+    def f(x, i, u):
+        return ops.scatter(
+            x, i, u, kind="add", update_window_dims=(), inserted_window_dims=(0,), scatter_dims_to_operand_dims=(0,)
+        )
+
+    x, i, u = draw(50), np.arange(200, dtype=np.int32).reshape(200, 1) % 60 - 5, draw(200)
+    check(f, x, i, u)
+    loops = [s for s, _ in innermost(function_of(f, x, i, u)) if re.search("200", repr(s.high))]
+    assert loops and all("no unroll" not in s.hints for s in loops)
