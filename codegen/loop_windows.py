@@ -12,9 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from tracegrad.ir.control_flow import scan_p
 from tracegrad.ir.elementwise import add_p
 from tracegrad.ir.program import Atom, Equation, Literal, Program, Var
 from tracegrad.ir.structural import broadcast_in_dim_p, pad_p, reshape_p, transpose_p
+from tracegrad.ir.tapes import tape_scan_p
 from tracegrad.transforms.dead_code import remove_dead_code
 from tracegrad.transforms.regions import map_regions
 
@@ -44,7 +46,8 @@ def sum_windows_after_loops(program: Program) -> Program:
     changed = False
     for eqn in program.equations:
         new = map_regions(eqn, sum_windows_after_loops)
-        made = _after_loop(new) if new.primitive.name == "scan" and new.params["length"] >= SHORTEST else None
+        loop = new.primitive is scan_p and new.params["length"] >= SHORTEST or new.primitive is tape_scan_p
+        made = _after_loop(new) if loop else None
         changed = changed or made is not None or new is not eqn
         equations.extend([new] if made is None else made)
     return remove_dead_code(program.replace(equations=equations)) if changed else program
@@ -55,6 +58,8 @@ def _after_loop(eqn: Equation) -> list[Equation] | None:
     p = eqn.params
     body: Program = p["body"]
     nc, nk = p["num_consts"], p["num_carry"]
+    leading = int(eqn.primitive is tape_scan_p)  # its length comes before the other operands
+    length, operands = eqn.inputs[:leading], eqn.inputs[leading:]
     uses: dict[Var, int] = {}
     made: dict[Var, Equation] = {}
     for e in body.equations:
@@ -78,7 +83,7 @@ def _after_loop(eqn: Equation) -> list[Equation] | None:
             groups.setdefault(piece.key, []).append(piece)
         if sum(g[0].value.type.size for g in groups.values()) > body.inputs[nc + k].type.size:
             continue
-        total: Atom = eqn.inputs[nc + k]
+        total: Atom = operands[nc + k]
         split[k] = []
         for number, group in enumerate(groups.values()):
             t = group[0].value.type.update(weak=False)
@@ -113,9 +118,9 @@ def _after_loop(eqn: Equation) -> list[Equation] | None:
         equations=[*body.equations, *inside],
         outputs=[*parts(body.outputs, 2), *body.outputs[nk:]],
     )
-    carries = parts(eqn.inputs[nc:], 0)
+    carries = parts(operands[nc:], 0)
     scan = eqn.replace(
-        inputs=[*eqn.inputs[:nc], *carries, *eqn.inputs[nc + nk :]],
+        inputs=[*length, *operands[:nc], *carries, *operands[nc + nk :]],
         outputs=[*parts(eqn.outputs, 3), *eqn.outputs[nk:]],
         params={**p, "body": new_body, "num_carry": len(carries)},
     )

@@ -34,6 +34,7 @@ from tracegrad.runtime.executable import Executable
 from tracegrad.tracer.staging import trace
 from tracegrad.transforms.dead_code import remove_dead_code
 from tracegrad.transforms.hoist import hoist_invariants
+from tracegrad.transforms.narrow import narrow_loops
 from tracegrad.transforms.pipeline import optimize
 
 F64, I32 = np.dtype(np.float64), np.dtype(np.int32)
@@ -508,6 +509,55 @@ def test_what_does_not_change_moves_out_of_loops_over_tapes() -> None:
     assert names == ["exp", "record_while", "log", "tape_scan"]
     assert moved.equations[-1].params["num_carry"] == 1 and moved.outputs[2] is moved.inputs[1]
     agree(fun, np.int32(5), np.float64(0.9))
+
+
+def test_what_is_alike_crosses_the_borders_of_loops_once() -> None:
+    """Carries that start and proceed alike, constants, what is kept or read twice, numbers."""
+    step = program(
+        lambda w, u, i, x, y, z: [
+            ops.add(i, np.int32(1)),
+            ops.mul(x, w),
+            ops.mul(y, u),
+            z,
+            ops.cos(x),
+            ops.mul(ops.cos(y), z),
+            x,
+            y,
+        ],
+        *[S, S, N, S, S, S],
+    )
+    back = program(lambda c, d, g, h, x, y: [ops.mul(g, ops.add(x, c)), ops.mul(h, ops.add(y, d)), x, y], *[S] * 6)
+
+    def fun(n: Any, x: Any) -> list[Any]:
+        _, y, z, w, count, a, b, c, d = record(n, step, x, x, x, consts=[x, x])
+        outs = read(count, back, [y, z], [c, d], consts=[x, x])
+        return [y, z, w, *outs[:2], *read(count, back, [y, z], [a, outs[3]], consts=[x, 0.5])[:2], tape_length(outs[2])]
+
+    narrowed = narrow_loops(program(fun, N, S))
+    verify(narrowed)
+    loop, once, _, _ = narrowed.equations
+    assert [len(loop.inputs), len(loop.outputs), len(once.inputs), len(once.outputs)] == [4, 6, 4, 2]
+    for n in (0, 1, 4):
+        agree(fun, np.int32(n), np.float64(0.9))
+        assert evaluate(narrowed, np.int32(n), np.float64(0.9)) == evaluate(program(fun, N, S), np.int32(n), np.float64(0.9))
+
+
+def test_pieces_of_windows_are_summed_after_loops_over_tapes() -> None:
+    step = program(lambda i, x: [ops.add(i, np.int32(1)), ops.sin(x), x], N, S)
+    whole = ArrayType((50,), F64)
+
+    def put(total: Any, x: Any) -> list[Any]:
+        piece = ops.broadcast_in_dim(x, (2,), ())
+        return [ops.add(total, ops.pad(piece, 0.0, [(3, 45, 0)]))]
+
+    def fun(n: Any, x: Any) -> list[Any]:
+        _, _, count, points = record(n, step, x)
+        return read(count, program(put, whole, S), [ops.broadcast_in_dim(x, (50,), ())], [points], reverse=True)
+
+    (loop,) = [e for e in prepare(optimize(program(fun, N, S))).equations if e.primitive is tape_scan_p]
+    assert loop.outputs[0].type.size <= 2
+    for n in (0, 1, 9):
+        agree(fun, np.int32(n), np.float64(0.9))
 
 
 def test_cheap_residuals_are_computed_where_they_are_read() -> None:

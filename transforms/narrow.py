@@ -15,6 +15,7 @@ from tracegrad.ir.control_flow import split_while
 from tracegrad.ir.evaluate import rename, substitute
 from tracegrad.ir.primitive import REGISTRY
 from tracegrad.ir.program import Atom, Equation, Literal, Program, Var
+from tracegrad.ir.tapes import tape_scan_p
 from tracegrad.ir.types import ArrayType, is_key, is_tape
 from tracegrad.transforms.duplicates import merge_common
 from tracegrad.transforms.regions import map_regions
@@ -24,7 +25,7 @@ Names = dict[Var, Atom]
 
 
 def narrow_loops(program: Program) -> Program:
-    """Drop from scans, whiles and conds the operands, carries and results that need not cross their borders, in regions too."""
+    """Drop from loops and conds the operands, carries and results that need not cross their borders, in regions too."""
     if not any(e.primitive.regions for e in program.equations):
         return program
     env: Names = {}
@@ -36,9 +37,9 @@ def narrow_loops(program: Program) -> Program:
         if inputs != new.inputs:
             new = new.replace(inputs=inputs)
         name = new.primitive.name
-        if name == "scan":
+        if name in ("scan", "tape_scan"):
             _scan(new, env, equations, repeats)
-        elif name == "while":
+        elif name in ("while", "record_while"):
             _while(new, env, equations)
         elif name == "cond":
             _cond(new, env, equations)
@@ -153,17 +154,19 @@ def _renamed(program: Program, names: Names) -> Program:
 def _scan(eqn: Equation, env: Names, equations: list[Equation], repeats: dict[Var, Equation]) -> None:
     params = eqn.params
     body: Program = params["body"]
-    length, nc, nk = params["length"], params["num_consts"], params["num_carry"]
-    if length <= 1 and not body.constants and not _opaque(eqn):
+    nc, nk = params["num_consts"], params["num_carry"]
+    if params.get("length", 2) <= 1 and not body.constants and not _opaque(eqn):
         _short_scan(eqn, env, equations)
         return
+    taped = eqn.primitive is tape_scan_p  # its length comes before the other operands
+    length, operands = eqn.inputs[:taped], eqn.inputs[taped:]
     names: Names = {}
     constants = _Constants(names)
-    for a, v in zip(eqn.inputs[:nc], body.inputs[:nc]):
+    for a, v in zip(operands[:nc], body.inputs[:nc]):
         constants.add(a, v)
     xs: list[tuple[Atom, Var]] = []
     slices: dict[Any, Var] = {}
-    for a, v in zip(eqn.inputs[nc + nk :], body.inputs[nc + nk :]):
+    for a, v in zip(operands[nc + nk :], body.inputs[nc + nk :]):
         alike = _slice_of_alike(a, v, repeats, equations)
         if alike is not None:
             constants.add(alike, v)
@@ -174,7 +177,7 @@ def _scan(eqn: Equation, env: Names, equations: list[Equation], repeats: dict[Va
         else:
             names[v] = first
     of_slice = {v: a for a, v in xs}
-    carry = [_Carry(*c) for c in zip(eqn.inputs[nc : nc + nk], body.inputs[nc : nc + nk], range(nk), eqn.outputs)]
+    carry = [_Carry(*c) for c in zip(operands[nc : nc + nk], body.inputs[nc : nc + nk], range(nk), eqn.outputs)]
     carry = _settle_carries(carry, body, constants, env)
     carry = _merge_twins(carry, body, names, env)
     if names:
@@ -184,16 +187,16 @@ def _scan(eqn: Equation, env: Names, equations: list[Equation], repeats: dict[Va
     stacked: dict[Any, Var] = {}
     after: list[Equation] = []
     for out, result in zip(body.outputs[nk:], eqn.outputs[nk:]):
-        if isinstance(out, Var) and out in of_slice:
+        if not taped and isinstance(out, Var) and out in of_slice:
             env[result] = of_slice[out]
-        elif isinstance(out, Literal) or out in of_constant:
+        elif not taped and (isinstance(out, Literal) or out in of_constant):
             # The same at every step.
             operand = out if isinstance(out, Literal) else of_constant[out]
             dims = tuple(range(1, len(result.type.shape)))
             repeat = {"shape": result.type.shape, "broadcast_dimensions": dims}
             after.append(Equation(REGISTRY["broadcast_in_dim"], [operand], [result], repeat, eqn.source))
-        elif stacked.setdefault(out, result) is not result:
-            env[result] = stacked[out]
+        elif stacked.setdefault(_key(out), result) is not result:
+            env[result] = stacked[_key(out)]
         else:
             ys.append((out, result))
     outputs = [*[c.last for c in carry], *[r for _, r in ys]]
@@ -204,7 +207,7 @@ def _scan(eqn: Equation, env: Names, equations: list[Equation], repeats: dict[Va
     consts = constants.read_by(inner)
     inner = inner.replace(inputs=[*[v for _, v in consts], *[c.var for c in carry], *[v for _, v in xs]])
     if outputs or inner.has_effects:
-        operands = [*[a for a, _ in consts], *[c.init for c in carry], *[a for a, _ in xs]]
+        operands = (*length, *[a for a, _ in consts], *[c.init for c in carry], *[a for a, _ in xs])
         params = {**params, "body": inner, "num_consts": len(consts), "num_carry": len(carry)}
         equations.append(eqn.replace(inputs=operands, outputs=outputs, params=params))
     equations += after
@@ -279,10 +282,18 @@ def _while(eqn: Equation, env: Names, equations: list[Equation]) -> None:
     for a, v in zip(test_consts, test.inputs):
         test_constants.add(a, v)
     found: Names = {}
-    carry = [_Carry(*c) for c in zip(init, body.inputs[nbc:], range(len(init)), eqn.outputs)]
+    n = len(init)
+    carry = [_Carry(*c) for c in zip(init, body.inputs[nbc:], range(n), eqn.outputs)]
     carry = _settle_carries(carry, body, constants, found)
     carry = _merge_twins(carry, body, names, found)
-    if not carry or not names and not test_names and len(carry) == len(init):
+    # What is kept of every step, if it records.
+    tapes: dict[Any, tuple[Atom, Var]] = {}
+    for out, result in zip(body.outputs[n:], eqn.outputs[n + 1 :]):
+        out = _read(out, names)
+        first = tapes.setdefault(_key(out), (out, result))[1]
+        if first is not result:
+            found[result] = first
+    if not carry or not names and not test_names and not found:
         # Without a carry that changes the loop either does not run or does not end, and is not touched.
         equations.append(eqn)
         return
@@ -299,7 +310,8 @@ def _while(eqn: Equation, env: Names, equations: list[Equation]) -> None:
         else:
             test_constants.add(a, own[v])
     asked = merge_common(_renamed(test, test_names))
-    inner = merge_common(_renamed(body, names).replace(outputs=[_read(body.outputs[c.place], names) for c in carry]))
+    kept = [_read(body.outputs[c.place], names) for c in carry] + [out for out, _ in tapes.values()]
+    inner = merge_common(_renamed(body, names).replace(outputs=kept))
     asked_consts, inner_consts = test_constants.read_by(asked), constants.read_by(inner)
     params = {
         "cond": asked.replace(inputs=[*[v for _, v in asked_consts], *[own[c.var] for c in carry]]),
@@ -308,7 +320,8 @@ def _while(eqn: Equation, env: Names, equations: list[Equation]) -> None:
         "body_nconsts": len(inner_consts),
     }
     operands = [*[a for a, _ in asked_consts], *[a for a, _ in inner_consts], *[c.init for c in carry]]
-    equations.append(eqn.replace(inputs=operands, outputs=[c.last for c in carry], params={**eqn.params, **params}))
+    outputs = [*[c.last for c in carry], *eqn.outputs[n : n + 1], *[tape for _, tape in tapes.values()]]
+    equations.append(eqn.replace(inputs=operands, outputs=outputs, params={**eqn.params, **params}))
 
 
 def _cond(eqn: Equation, env: Names, equations: list[Equation]) -> None:
