@@ -542,6 +542,20 @@ def test_what_is_alike_crosses_the_borders_of_loops_once() -> None:
         assert evaluate(narrowed, np.int32(n), np.float64(0.9)) == evaluate(program(fun, N, S), np.int32(n), np.float64(0.9))
 
 
+def test_the_last_carry_of_a_step_is_not_kept_beside_the_first_of_the_next() -> None:
+    step = program(lambda i, x: (lambda y: [ops.add(i, np.int32(1)), y, x, y])(ops.tanh(ops.mul(x, 1.5))), N, S)
+    back = program(lambda g, x, y: [ops.mul(ops.add(g, x), ops.sub(1.0, ops.mul(y, y)))], S, S, S)
+
+    def fun(n: Any, x: Any) -> list[Any]:
+        _, y, count, first, last = record(n, step, x)
+        return [y, *read(count, back, [x], [first, last], reverse=True)]
+
+    (loop,) = [e for e in optimize(program(fun, N, S)).equations if e.primitive is record_while_p]
+    assert len(loop.outputs) == 4
+    for n in (0, 1, 2, 9):
+        agree(fun, np.int32(n), np.float64(0.9))
+
+
 def test_pieces_of_windows_are_summed_after_loops_over_tapes() -> None:
     step = program(lambda i, x: [ops.add(i, np.int32(1)), ops.sin(x), x], N, S)
     whole = ArrayType((50,), F64)

@@ -10,8 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
+from tracegrad.ir.control_flow import scan_p
 from tracegrad.ir.evaluate import substitute
 from tracegrad.ir.program import Atom, Equation, Literal, Program, Var
+from tracegrad.ir.tapes import record_while_p, tape_scan_p
 from tracegrad.transforms.dead_code import remove_dead_code
 from tracegrad.transforms.duplicates import equation_key
 from tracegrad.transforms.regions import map_regions
@@ -138,19 +140,20 @@ def _stacked_once(equations: list[Equation], results: tuple[Atom, ...]) -> bool:
             readers.setdefault(a, []).append(k)
     changed = False
     for eqn in list(equations):
-        if eqn.primitive.name != "scan":
+        loop = _made_by(eqn)
+        if loop is None:
             continue
-        p = eqn.params
-        body: Program = p["body"]
-        nc, nk = p["num_consts"], p["num_carry"]
-        stacked = dict(zip(reversed(body.outputs[nk:]), reversed(eqn.outputs[nk:])))
+        body: Program = eqn.params["body"]
+        nk = len(loop.inits)
+        nc = eqn.params["body_nconsts" if eqn.primitive is record_while_p else "num_consts"]
+        stacked = dict(zip(reversed(body.outputs[nk:]), reversed(loop.stacks)))
         for i in range(nk):
             first, last = stacked.get(body.inputs[nc + i]), stacked.get(body.outputs[i])
             if first is None or last is None or first is last:
                 continue
-            for gone, kept, start, opposite in ((last, first, eqn.outputs[i], True), (first, last, eqn.inputs[nc + i], False)):
+            for gone, kept, start, opposite in ((last, first, eqn.outputs[i], True), (first, last, loop.inits[i], False)):
                 others = readers.get(gone, [])
-                if others and gone not in results and all(_scans_over(equations[j], gone, p, opposite) for j in others):
+                if others and gone not in results and all(_scans_over(equations[j], gone, loop, opposite) for j in others):
                     for j in others:
                         equations[j] = _met_before(equations[j], gone, kept, start)
                         readers.setdefault(start, []).append(j)
@@ -162,24 +165,58 @@ def _stacked_once(equations: list[Equation], results: tuple[Atom, ...]) -> bool:
     return changed
 
 
-def _scans_over(eqn: Equation, array: Var, made_by: dict[str, Any], opposite: bool) -> bool:
+class _Loop(NamedTuple):
+    """What matters of a loop that stacks, or writes tapes.
+
+    length: its number of steps, or the atom that is this number; inits: the initial carry; stacks: the results after the last carry.
+    """
+
+    length: Any
+    reverse: bool
+    inits: tuple[Atom, ...]
+    stacks: tuple[Var, ...]
+
+
+def _made_by(eqn: Equation) -> _Loop | None:
+    p = eqn.params
+    if eqn.primitive is record_while_p:
+        inits = eqn.inputs[p["cond_nconsts"] + p["body_nconsts"] :]
+        n = len(inits)
+        return _Loop(eqn.outputs[n], False, inits, eqn.outputs[n + 1 :])
+    if eqn.primitive is scan_p or eqn.primitive is tape_scan_p:
+        n, first = p["num_carry"], _leading(eqn) + p["num_consts"]
+        length = eqn.inputs[0] if eqn.primitive is tape_scan_p else p["length"]
+        return _Loop(length, p["reverse"], eqn.inputs[first : first + n], eqn.outputs[n:])
+    return None
+
+
+def _leading(eqn: Equation) -> int:
+    """How many operands a scan has before its constants: the length of one over tapes."""
+    return int(eqn.primitive is tape_scan_p)
+
+
+def _scans_over(eqn: Equation, array: Var, made_by: _Loop, opposite: bool) -> bool:
     """Whether an equation is a scan that reads the array slice by slice and in no other way, in the opposite or the same direction."""
-    if eqn.primitive.name != "scan" or eqn.params["length"] != made_by["length"]:
+    if eqn.primitive is scan_p:
+        as_long = eqn.params["length"] == made_by.length
+    else:
+        as_long = eqn.primitive is tape_scan_p and eqn.inputs[0] is made_by.length
+    if not as_long:
         return False
-    n = eqn.params["num_consts"] + eqn.params["num_carry"]
-    return (eqn.params["reverse"] != made_by["reverse"]) == opposite and array not in eqn.inputs[:n] and not eqn.has_effects
+    n = _leading(eqn) + eqn.params["num_consts"] + eqn.params["num_carry"]
+    return (eqn.params["reverse"] != made_by.reverse) == opposite and array not in eqn.inputs[:n] and not eqn.has_effects
 
 
 def _met_before(eqn: Equation, gone: Var, kept: Var, start: Atom) -> Equation:
     """A scan over `kept` that carries its slices to the next step, where they stand for those of `gone`; at the first step `start` does."""
     p = eqn.params
     body: Program = p["body"]
-    n = p["num_consts"] + p["num_carry"]
-    inner = list(zip(eqn.inputs[n:], body.inputs[n:]))
+    n, leading = p["num_consts"] + p["num_carry"], _leading(eqn)
+    inner = list(zip(eqn.inputs[leading + n :], body.inputs[n:]))
     now = next((v for a, v in inner if a is kept), None)
     rest = [(a, v) for a, v in inner if a is not gone]
     if now is None:
-        now = Var(kept.type.update(shape=kept.type.shape[1:]))
+        now = Var(kept.type.dtype.element if leading else kept.type.update(shape=kept.type.shape[1:]))
         rest.append((kept, now))
     before = [v for a, v in inner if a is gone]
     carried = p["num_carry"]
@@ -188,7 +225,7 @@ def _met_before(eqn: Equation, gone: Var, kept: Var, start: Atom) -> Equation:
         outputs=[*body.outputs[:carried], *[now] * len(before), *body.outputs[carried:]],
     )
     return eqn.replace(
-        inputs=[*eqn.inputs[:n], *[start] * len(before), *[a for a, _ in rest]],
+        inputs=[*eqn.inputs[: leading + n], *[start] * len(before), *[a for a, _ in rest]],
         outputs=[*eqn.outputs[:carried], *[Var(v.type) for v in before], *eqn.outputs[carried:]],
         params={**p, "body": body, "num_carry": carried + len(before)},
     )
