@@ -85,13 +85,20 @@ def _simple(float_op: str, int_op: str) -> Rule:
     return apply_rule
 
 
+def _different_multiples(x: Value, y: Value) -> bool:
+    """Whether two products have each a constant factor, of different size."""
+    a, c = (next((f.attr for f in v.args if f.is_const), None) for v in (x, y))
+    return a is not None and c is not None and abs(a) != abs(c)
+
+
 def _sum(float_op: str, int_op: str) -> Rule:
     """A sum of two products is rounded like it is written: a fused operation would treat one of them differently, so that
-    `a * b - b * a` would not be zero. Elsewhere a product that is added may be fused with its sum."""
+    `a * b - b * a` would not be zero. Elsewhere a product that is added may be fused with its sum, also where both are multiples by
+    different constants, as in the steps of filters and integrators."""
 
     def apply_rule(b: Builder, t: str, args: list[Value], dtype: Any, *_: Any) -> Value:
         if t[0] == "f":
-            exact = args[0].op == "fmul" and args[1].op == "fmul"
+            exact = args[0].op == "fmul" and args[1].op == "fmul" and not _different_multiples(*args)
             return b.op(float_op, t, *args, attr="exact" if exact else None)
         return b.op(int_op, t, *args)
 
@@ -299,7 +306,7 @@ def _elementary(name: str) -> Rule:
 
 for _name in (
     "exp exp2 expm1 log log1p sin cos tan asin acos atan sinh cosh tanh asinh acosh atanh cbrt logistic atan2 erf erfc erf_inv lgamma "
-    "digamma bessel_i0e bessel_i1e"
+    "digamma trigamma bessel_i0e bessel_i1e"
 ).split():
     _RULES[_name] = _elementary(_name)
 

@@ -73,3 +73,17 @@ def test_scatters_of_numbers_may_be_unrolled():
     check(f, x, i, u)
     loops = [s for s, _ in innermost(function_of(f, x, i, u)) if re.search("200", repr(s.high))]
     assert loops and all("no unroll" not in s.hints for s in loops)
+
+
+def sums_of(f, *args):
+    return {s.op: s.attr for s in function_of(f, *args).walk() if getattr(s, "op", "") in ("fadd", "fsub")}
+
+
+def test_sums_of_two_products_are_fused_only_where_they_are_multiples_by_different_constants():
+    x, y = draw(40), draw(40)
+    check(lambda x, y: x * np.float32(0.2) + y * np.float32(1.5), x, y)
+    assert sums_of(lambda x, y: x * np.float32(0.2) + y * np.float32(1.5), x, y) == {"fadd": None}
+    assert sums_of(lambda x, y: x * np.float32(0.2) - y * np.float32(0.2), x, y) == {"fsub": "exact"}
+    assert sums_of(lambda x, y: x * y - y * (x + y), x, y)["fsub"] == "exact"
+    swapped = check(lambda x, y: x * y - y * x, x, y)
+    assert swapped is not None
