@@ -80,7 +80,7 @@ class _Dispatcher:
 
     def _load(self, in_haste: bool) -> None:
         layout, slots = objects.layout(), array_slots()
-        if layout is None or slots is None:
+        if layout is None or slots is None or not all([hasattr(ctypes.pythonapi, name) for name in dispatch_code.FUNCTIONS]):
             self.possible = False
             return
         text = dispatch_code.text(layout, slots)
@@ -88,8 +88,10 @@ class _Dispatcher:
         self.provisional = data is None and in_haste
         if data is None:
             # Passes over the IR gain little, for the text is written the way it should be.
-            data = routines.compiled(text, 0 if in_haste else 1)
-            if not in_haste:
+            text, level = (f"; in haste\n{text}", 0) if in_haste else (text, 1)
+            data = routines.kept(text)
+            if data is None:
+                data = routines.compiled(text, level)
                 routines.keep(text, data)
         symbols = {
             name: ctypes.cast(getattr(ctypes.pythonapi, name), ctypes.c_void_p).value or 0 for name in dispatch_code.FUNCTIONS
@@ -210,6 +212,8 @@ def offer(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], leaves: 
         return False
     if DISPATCHER.look() or traced.unfit >= TRIALS or not eligible(traced.executable) or not DISPATCHER.ready():
         return False
+    if any([type(x) is ArrayImpl and not x._np.flags.c_contiguous for x in leaves]):
+        return False  # this call's arrays are views; those of the next may be whole
     tables: Tables | None = function._tables
     if tables is not None and tables.epoch == config.epoch and len(tables.chain) >= MOST_TABLES:
         return False

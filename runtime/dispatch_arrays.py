@@ -214,7 +214,7 @@ refuse:
 }
 
 ; A new array of `bytes` bytes; they are aligned to 64, and lie in the object.
-define internal ptr @fresh(ptr %aval, ptr %info, i64 %bytes) nounwind {
+define internal ptr @fresh(ptr %aval, ptr %info, i64 %bytes) alwaysinline nounwind {
 entry:
   %size = add i64 %bytes, EXTENT
   %block = call ptr @PyObject_Malloc(i64 %size)

@@ -8,7 +8,7 @@ the abbreviations.
 from __future__ import annotations
 
 MATCH = """
-define internal i1 @match(ptr %t, ptr %args, i64 %n, ptr %kwnames, ptr %frame) nounwind {
+define internal i1 @match(ptr %t, ptr %args, i64 %n, ptr %kwnames, ptr %frame) alwaysinline nounwind {
 entry:
   %overflow = alloca i32, align 8
   %position = alloca i64, align 8

@@ -89,7 +89,7 @@ end:
   ret void
 }
 
-define internal ptr @run(ptr %t, ptr %frame) nounwind {
+define internal ptr @run(ptr %t, ptr %frame) alwaysinline nounwind {
 entry:
   %arena.size = alloca i64, align 8
   %owner = addr %t TABLE_owner
@@ -278,7 +278,7 @@ fail.end:
 }
 
 ; Containers around the results. What is on the stack belongs to it, and so do the results that have not got there yet.
-define internal ptr @build(ptr %t, ptr %frame, ptr %outs, i64 %nout) nounwind {
+define internal ptr @build(ptr %t, ptr %frame, ptr %outs, i64 %nout) alwaysinline nounwind {
 entry:
   %first = addr %t TABLE_build
   %end = addr %t TABLE_build_end
