@@ -4,7 +4,7 @@
     --full                  all sizes, not the quick set
     --sizes "n1000 d2 K5"   these sizes
     --packages tracegrad,jax
-    --rounds 5 --seconds 0.1
+    --rounds 3 --seconds 0.1
     --cores 1               on so many cores (all). On one, the processor's time is measured, not the clock's: that is
                             steadier on a machine that others use
     --markdown              a table for a page at the end
@@ -104,15 +104,17 @@ def measure(
 
 
 def markdown(rows: list[tuple[str, str, float, dict[str, dict[str, float]]]], names: list[str]) -> str:
-    head = ["problem", "bound", *(f"{name}: derivative (over function)" for name in names)]
+    head = ["problem", "bound", *names]
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for problem, size, bound, got in rows:
-        cells = [f"{show(got[n]['derivative'])} ({got[n]['derivative'] / got[n]['primal']:.1f})" for n in names]
+        times = [(got[n]["primal"], got[n]["derivative"]) for n in names]
+        cells = [f"{show(f)}, {show(df)}, {df / f:.1f}" for f, df in times]
         lines.append(f"| {problem} {size} | {bound:.3g} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 def main() -> None:
+    from .packages import NAMES
     from .worker import PROBLEMS
     from .worker import main as work
 
@@ -120,20 +122,25 @@ def main() -> None:
     parser.add_argument("--only", default=",".join(PROBLEMS))
     parser.add_argument("--sizes", default="")
     parser.add_argument("--full", action="store_true")
-    parser.add_argument("--packages", default="tracegrad,jax,torch,autograd")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--packages", default=",".join(NAMES))
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=0.1)
     parser.add_argument("--cores", type=int, default=0)
     parser.add_argument("--markdown", action="store_true")
     parser.add_argument("--worker")
     args = parser.parse_args()
+    if args.cores and not hasattr(os, "sched_setaffinity"):
+        parser.error("--cores needs a system on which a process can choose its cores, such as Linux")
     if args.worker:
         if args.cores:  # before the package is imported, which then starts as many threads
             os.sched_setaffinity(0, set(sorted(os.sched_getaffinity(0))[-args.cores :]))
         work(args.worker, time.process_time if args.cores == 1 else time.perf_counter)
         return
+    chosen_packages = args.packages.split(",")
+    if unknown := set(chosen_packages) - set(NAMES):
+        parser.error(f"no package {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}")
     workers = []
-    for name in args.packages.split(","):
+    for name in chosen_packages:
         worker = Worker(name, args.cores)
         if worker.missing:
             print(f"{name} is left out: {worker.missing}")
