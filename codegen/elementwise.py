@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from tracegrad.codegen import scalars
@@ -23,7 +24,7 @@ from tracegrad.codegen.values import (
 from tracegrad.ir import elementwise as ir
 from tracegrad.ir import special
 from tracegrad.ir.primitive import REGISTRY
-from tracegrad.ir.program import Equation
+from tracegrad.ir.program import Atom, Equation
 
 if TYPE_CHECKING:
     from tracegrad.codegen.lower import Context
@@ -39,19 +40,23 @@ def waits(form: Form) -> bool:
 
 
 def lower(ctx: Context, eqn: Equation) -> None:
-    name = eqn.primitive.name
+    lower_as(ctx, eqn, eqn.primitive.name, eqn.inputs)
+
+
+def lower_as(ctx: Context, eqn: Equation, name: str, inputs: Sequence[Atom]) -> None:
+    """Lower an equation by the rule `name` of `scalars`, applied to these inputs."""
     out = eqn.outputs[0]
     t = out.type
-    in_types = [a.type for a in eqn.inputs]
+    in_types = [a.type for a in inputs]
     dtype = in_types[1].dtype if name == "select" else in_types[0].dtype
     params = eqn.params
-    forms = [ctx.value(a) for a in eqn.inputs]
+    forms = [ctx.value(a) for a in inputs]
     b = ctx.b
     out_dtype = t.dtype
     apply = scalars.apply
     cost = COSTS.get(name, 1)
     if ctx.in_registers(t) and (t.size <= UNROLLED_CALLS or cost < DEAR) and not any(map(waits, forms)):
-        columns = [f.elements if type(f) is Scalars else ctx.elements(a) for f, a in zip(forms, eqn.inputs)]
+        columns = [f.elements if type(f) is Scalars else ctx.elements(a) for f, a in zip(forms, inputs)]
         size = t.size
         if size == 1:
             elements = [apply(b, name, dtype, out_dtype, [c[0] for c in columns], params)]
@@ -97,4 +102,4 @@ for _primitive in REGISTRY.values():
 ir.stop_gradient_p.define(lower=lower_identity)
 ir.copy_p.define(lower=lower_identity)
 
-__all__ = ["lazy_map", "lower", "special", "waits"]
+__all__ = ["lazy_map", "lower", "lower_as", "special", "waits"]

@@ -8,14 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import factorial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tracegrad.codegen import loop_ir
+from tracegrad.codegen.elementwise import lower_as
 from tracegrad.codegen.kernel import Kernel, Value, Variable
-from tracegrad.codegen.library import Routine, lower_by, special_symbol
+from tracegrad.codegen.library import Routine, special_symbol
+from tracegrad.codegen.nests import PARALLEL_WORK, tasks_of
 from tracegrad.ir import special as ops
+from tracegrad.ir.program import Equation, Literal
 from tracegrad.ir.types import ArrayType
+
+if TYPE_CHECKING:
+    from tracegrad.codegen.lower import Context
 
 Function = Callable[..., Value]
 
@@ -228,27 +235,66 @@ FUNCTIONS: dict[str, Function] = {
 }
 
 
-def special_routine(name: str) -> Callable[..., Routine]:
-    def make(*operands: ArrayType) -> Routine:
-        shape = next((t.shape for t in operands if t.shape != ()), ())
-        dtype = operands[0].dtype
-        size = max((t.size for t in operands), default=1)
-        broadcast = "".join("01"[t.shape == () and shape != ()] for t in operands)
-        params = {f"in{i}": "ptr" for i in range(len(operands))} | {"out0": "ptr", "scratch": "ptr"}
-        k = Kernel(f"tg_{name}_{dtype}_{size}_{broadcast}", params)
-        out = k.array(k["out0"], dtype)
-        with k.loop(0, size) as i:
-            args = []
-            for j, t in enumerate(operands):
-                args.append(k.array(k[f"in{j}"], dtype)[k.value(0, "i64") if t.shape == () else i].cast("double"))
-            result = FUNCTIONS[name](k, *args)
-            out[i] = result if dtype == np.float64 else result.cast("float")
-        return Routine(k)
+def special_routine(name: str, operands: list[ArrayType]) -> Routine:
+    """Elements low <= i < high of a result; operands of rank 0 stand for all indices."""
+    shape = next((t.shape for t in operands if t.shape != ()), ())
+    dtype = operands[0].dtype
+    broadcast = "".join("01"[t.shape == () and shape != ()] for t in operands)
+    params = {f"in{i}": "ptr" for i in range(len(operands))} | {"out0": "ptr", "low": "i64", "high": "i64"}
+    k = Kernel(f"tg_{name}_{dtype}_{broadcast}", params)
+    out = k.array(k["out0"], dtype)
+    with k.loop(k["low"], k["high"]) as i:
+        args = []
+        for j, b in enumerate(broadcast):
+            args.append(k.array(k[f"in{j}"], dtype)[k.value(0, "i64") if b == "1" else i].cast("double"))
+        result = FUNCTIONS[name](k, *args)
+        out[i] = result if dtype == np.float64 else result.cast("float")
+    return Routine(k)
 
-    return make
+
+WORK = 300
+"""What an element costs: series and fractions run until they converge."""
+
+
+def lower(ctx: Context, eqn: Equation) -> None:
+    """One loop, cut into tasks where it is long."""
+    b, v = ctx.b, eqn.outputs[0]
+    size = v.type.size
+    if size == 0:
+        ctx.define(v, ctx.temporary(v.type))
+        return
+    sources = [ctx.dense(a) for a in eqn.inputs]
+    target = ctx.allocate(v)
+    taken = {s.buffer for s in sources}
+    if target.buffer in taken or not target.is_dense:
+        target = ctx.temporary(v.type)
+    ctx.before_overwrite(target.buffer)
+    routine = special_routine(eqn.primitive.name, [a.type for a in eqn.inputs])
+    ctx.lowering.function.helpers[routine.name] = routine
+
+    def call(low: loop_ir.Value, high: loop_ir.Value) -> None:
+        pointers = [b.address(s.buffer, s.offset) for s in (*sources, target)]
+        b.call(routine.name, [*pointers, low, high], reads=list(taken), writes=[target.buffer])
+
+    work = size * WORK
+    count, each = tasks_of(size, work, True) if work >= PARALLEL_WORK and not b.parallel_depth else (1, size)
+    if count == 1:
+        call(b.const("i64", 0), b.const("i64", size))
+    else:
+        with b.parallel(count, frozenset((target.buffer,))) as task:
+            low = task * each
+            call(b.index(low), b.op("smin", "i64", b.index(low + each), b.const("i64", size)))
+    ctx.define(v, target)
+
+
+def lower_polygamma(ctx: Context, eqn: Equation) -> None:
+    """The derivative of digamma, which second derivatives of lgamma are made of, is an elementary function."""
+    n, x = eqn.inputs
+    if isinstance(n, Literal) and n.value == 1:
+        lower_as(ctx, eqn, "trigamma", [x])
+    else:
+        lower(ctx, eqn)
 
 
 for _name in FUNCTIONS:
-    _primitive = getattr(ops, f"{_name}_p")
-    if "lower" not in _primitive.rules:
-        _primitive.define(lower=lower_by(special_routine(_name)))
+    getattr(ops, f"{_name}_p").define(lower=lower_polygamma if _name == "polygamma" else lower)

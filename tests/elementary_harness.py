@@ -100,6 +100,7 @@ def references() -> dict[str, object]:
         "erf_inv": mp.erfinv,
         "lgamma": lambda x: mp.loggamma(x).real if x > 0 else mp.log(abs(mp.gamma(x))),
         "digamma": mp.digamma,
+        "trigamma": lambda x: mp.psi(1, x),
         "bessel_i0e": lambda x: mp.besseli(0, x) * mp.exp(-abs(x)),
         "bessel_i1e": lambda x: mp.besseli(1, x) * mp.exp(-abs(x)),
     }
@@ -159,6 +160,7 @@ def samples(name: str, dtype: str, n: int, seed: int = 0) -> list[tuple[np.ndarr
             r.uniform(-20, 0, n),
         ],
         "digamma": [r.uniform(0, 4, n), spread(1e-30, 1e30, False), 1.4616321449683623 + spread(1e-6, 0.2), r.uniform(-20, 0, n)],
+        "trigamma": [r.uniform(0, 4, n), spread(1e-10, 1e10, False), r.uniform(-20, 0, n)],
         "bessel_i0e": [r.uniform(-20, 20, n), spread(1e-8, 1e8)],
         "bessel_i1e": [r.uniform(-20, 20, n), spread(1e-8, 1e8)],
     }

@@ -18,8 +18,8 @@ BOUNDS = {
     **dict.fromkeys(["tan", "tanh", "acosh"], 3.0),
     "erfc": 4.0,
     "erf_inv": 5.0,
-    **dict.fromkeys(["lgamma", "bessel_i0e", "bessel_i1e", "erf"], 4.0),
-    "digamma": 6.0,
+    **dict.fromkeys(["lgamma", "erf"], 4.0),
+    **dict.fromkeys(["digamma", "trigamma", "bessel_i0e", "bessel_i1e"], 5.0),
 }
 # Near 1 the approximation of erf_inv that XLA uses in single precision, and so does the stream of normal numbers, rounds 1 - x^2.
 XLA_ERF_INV = 100.0
@@ -76,6 +76,7 @@ SPECIAL = {
     "erf_inv": [(0.0, 0.0), (-0.0, -0.0), (1.0, INF), (-1.0, -INF), (1.5, NAN)],
     "lgamma": [*((x, INF) for x in (INF, -INF, 0.0, -0.0, -1.0, -2.0, -3.0, -100.0, -1e30)), (1.0, 0.0), (2.0, 0.0)],
     "digamma": [*((x, NAN) for x in (-INF, 0.0, -0.0, -1.0, -2.0, -3.0, -100.0, -1e30)), (INF, INF)],
+    "trigamma": [*((x, INF) for x in (-INF, 0.0, -0.0, -1.0, -2.0, -3.0, -100.0, -1e30)), (INF, 0.0)],
     "bessel_i0e": [(0.0, 1.0), (-0.0, 1.0), (INF, 0.0), (-INF, 0.0)],
     "bessel_i1e": [(0.0, 0.0), (-0.0, -0.0), (INF, 0.0), (-INF, -0.0)],
 }

@@ -112,6 +112,11 @@ class Writer:
             acc = self.muladd(acc, x, c)
         return acc if isinstance(acc, str) else self.f(acc)
 
+    def series(self, x: Operand, coefficients: Sequence[float]) -> str:
+        """A polynomial whose first coefficient is added last: one step longer, and more accurate where that coefficient dominates."""
+        first, *rest = coefficients
+        return self.muladd(x, self.polynomial(x, rest), first)
+
     # comparisons and choices
     def cmp(self, how: str, x: Operand, y: Operand) -> str:
         """Ordered comparisons `olt`, `ogt`, ...; `uno` is true for NaN."""
