@@ -304,13 +304,13 @@ def tan(w: Writer, x: str) -> str:
     return w.select(w.cmp("oeq", x, 0.0), x, y)
 
 
-def _atan_of(w: Writer, a: str, numerator: str, denominator: str) -> str:
-    """atan(numerator / denominator) for numerator, denominator >= 0, a being their quotient.
+def _atan_of(w: Writer, numerator: str, denominator: str) -> str:
+    """atan(numerator / denominator) for numerator, denominator >= 0.
 
     Reduced to |z| <= tan(pi/8) by atan(q) = pi/4 + atan((q - 1) / (q + 1)) and atan(q) = pi/2 - atan(1 / q), before dividing.
     """
-    high = w.cmp("ogt", a, math.tan(3 * math.pi / 8))
-    middle = w.both(w.cmp("ogt", a, math.tan(math.pi / 8)), w.not_(high))
+    high = w.cmp("ogt", numerator, w.mul(denominator, math.tan(3 * math.pi / 8)))
+    middle = w.both(w.cmp("ogt", numerator, w.mul(denominator, math.tan(math.pi / 8))), w.not_(high))
     top = w.select(high, w.neg(denominator), w.select(middle, w.sub(numerator, denominator), numerator))
     bottom = w.select(high, numerator, w.select(middle, w.add(numerator, denominator), denominator))
     z = w.div(top, bottom)
@@ -327,7 +327,7 @@ def _atan_of(w: Writer, a: str, numerator: str, denominator: str) -> str:
 def atan(w: Writer, x: str) -> str:
     a = w.abs(x)
     finite = _clamp(w, a, 0.0, 1e30)  # 1/inf is fine, but inf/inf would not be
-    return w.copysign(_atan_of(w, finite, finite, w.f(1.0)), x)
+    return w.copysign(_atan_of(w, finite, w.f(1.0)), x)
 
 
 @function(2)
@@ -346,7 +346,7 @@ def atan2(w: Writer, y: str, x: str) -> str:
     n, d = w.mul(n, factor), w.mul(d, factor)
     zero = w.cmp("oeq", n, 0.0)
     d_safe = w.select(w.both(zero, w.cmp("oeq", d, 0.0)), 1.0, d)
-    angle = _atan_of(w, w.div(n, d_safe), n, d_safe)
+    angle = _atan_of(w, n, d_safe)
     behind = w.emit(f"icmp slt {w.int} {w.to_bits(x)}, 0")
     lost = math.pi - float(w.numpy(math.pi)) if w.single else 2 * PI_2_F64[1]
     angle = w.select(behind, w.add(w.sub(math.pi, angle), lost), angle)
@@ -396,7 +396,7 @@ def rsqrt(w: Writer, x: str) -> str:
 
 @function(1)
 def cbrt(w: Writer, x: str) -> str:
-    """A guess from the exponent, refined by Halley's iteration."""
+    """a (a^(-1/3))^2: the power begins with a guess from the exponent, and takes iterations of Householder without a division."""
     a = w.abs(x)
     tiny = w.cmp("olt", a, 1.1754943508222875e-38 if w.single else 2.2250738585072014e-308)
     huge = w.cmp("ogt", a, 2.0 ** (w.bias - 4))
@@ -405,19 +405,21 @@ def cbrt(w: Writer, x: str) -> str:
     bits = w.to_bits(scaled)
     if w.single:
         third = w.emit(f"udiv i32 {bits}, 3")
-        y = w.from_bits(w.iadd(third, 709958130))
+        r = w.from_bits(w.isub(1419899867, third))
     else:
         # a division of 64-bit integers does not vectorize; the upper half of the bits is enough for a guess
         upper = w.emit(f"trunc i64 {w.lshr(bits, 32)} to i32")
-        third = w.emit(f"add i32 {w.emit(f'udiv i32 {upper}, 3')}, 715094163")
-        y = w.from_bits(w.shl(w.emit(f"zext i32 {third} to i64"), 32))
-    for _ in range(2 if w.single else 3):
-        cube = w.mul(w.mul(y, y), y)
-        y = w.mul(y, w.div(w.add(cube, w.mul(scaled, 2.0)), w.add(w.mul(cube, 2.0), scaled)))
+        third = w.emit(f"sub i32 1430186278, {w.emit(f'udiv i32 {upper}, 3')}")
+        r = w.from_bits(w.shl(w.emit(f"zext i32 {third} to i64"), 32))
+    for _ in range(1 if w.single else 2):
+        # (1 - e)^(-1/3) = 1 + e/3 + 2 e^2/9 + 14 e^3/81 + ..., |e| <= 0.103 at first
+        e = w.muladd(w.neg(w.mul(scaled, r)), w.mul(r, r), 1.0)
+        r = w.muladd(w.mul(r, e), w.muladd(w.mul(e, e), 14 / 81, w.muladd(e, 2 / 9, 1 / 3)), r)
+    square = w.mul(r, r)
+    y = w.mul(scaled, square)
     # one Newton step on the exact residual settles the last bit
-    square = w.mul(y, y)
-    error = w.fma(w.neg(square), y, scaled) if not w.single else w.muladd(w.neg(square), y, scaled)
-    y = w.muladd(error, w.div(1.0, w.mul(square, 3.0)), y)
+    error = (w.fma if not w.single else w.muladd)(w.neg(w.mul(y, y)), y, scaled)
+    y = w.muladd(w.mul(error, square), 1 / 3, y)
     y = w.mul(y, w.select(tiny, 2.0 ** (-lift // 3), w.select(huge, 4.0, 1.0)))
     keep = w.either(w.either(w.cmp("oeq", a, 0.0), w.cmp("oeq", a, INF)), w.cmp("uno", x, 0.0))
     return w.select(keep, x, w.copysign(y, x))
@@ -480,8 +482,9 @@ def _log_in_two_parts(w: Writer, x: str) -> tuple[str, str]:
     f = w.sub(m, 1.0)
     d = w.add(f, 2.0)
     d_low = w.sub(f, w.sub(d, 2.0))
-    s = w.div(f, d)
-    s_low = w.div(w.sub(w.fma(w.neg(s), d, f), w.mul(s, d_low)), d)
+    reciprocal = w.div(1.0, d)
+    s = w.mul(f, reciprocal)
+    s_low = w.mul(w.sub(w.fma(w.neg(s), d, f), w.mul(s, d_low)), reciprocal)
     z = w.mul(s, s)
     z_low = w.fma(s, s, w.neg(z))
     cube = w.mul(z, s)
@@ -516,12 +519,19 @@ def _erfc_positive(w: Writer, a: str) -> str:
     """erfc(a) for a >= 0.45: exp(-a^2) times a polynomial in (a - k) / (a + k) (Shepherd and Laframboise, Math. Comp. 36, 1981)."""
     limit, k = (10.6, 2.0) if w.single else (28.0, 4.0)
     a = _clamp(w, a, 0.0, limit)
-    g = w.polynomial(w.div(w.sub(a, k), w.add(a, k)), table(w, "ERFC"))
+    g = w.series(w.div(w.sub(a, k), w.add(a, k)), table(w, "ERFC"))
     square = w.mul(a, a)
     low = w.fma(a, a, w.neg(square))
     e = w.call("exp", w.neg(square))
     e = w.sub(e, w.mul(e, low))
     return w.mul(e, w.div(g, w.muladd(a, 2.0, 1.0)))
+
+
+def _erf_near(w: Writer, a: str) -> str:
+    """erf(a) for 0 <= a <= 1."""
+    first, *rest = table(w, "ERF")
+    z = w.mul(a, a)
+    return w.muladd(a, first, w.mul(w.mul(a, z), w.polynomial(z, rest)))
 
 
 @function(1)
@@ -534,8 +544,7 @@ def erf(w: Writer, x: str) -> str:
         y = w.mul(a, w.div(w.polynomial(z, c.ERF_TOP_F32), w.polynomial(z, c.ERF_BOTTOM_F32)))
         return w.copysign(w.select(w.cmp("ogt", y, 1.0), 1.0, y), x)
     limited = w.minimum(a, 1.0)
-    z = w.mul(limited, limited)
-    near = w.mul(limited, w.polynomial(z, table(w, "ERF")))
+    near = _erf_near(w, limited)
     y = w.select(w.cmp("ole", a, 1.0), near, w.sub(1.0, _erfc_positive(w, a)))
     return w.select(w.cmp("uno", x, 0.0), x, w.copysign(y, x))
 
@@ -544,7 +553,7 @@ def erf(w: Writer, x: str) -> str:
 def erfc(w: Writer, x: str) -> str:
     a = w.abs(x)
     limited = w.minimum(a, 0.5)
-    near = w.sub(1.0, w.copysign(w.mul(limited, w.polynomial(w.mul(limited, limited), table(w, "ERF"))), x))
+    near = w.sub(1.0, w.copysign(_erf_near(w, limited), x))
     tail = _erfc_positive(w, a)
     far = w.select(w.cmp("olt", x, 0.0), w.sub(2.0, tail), tail)
     y = w.select(w.cmp("ole", a, 0.5), near, far)
@@ -562,9 +571,9 @@ def erf_inv(w: Writer, x: str) -> str:
         small = w.polynomial(w.sub(v, 2.5), c.ERFINV_F32_A)
         p = w.select(w.cmp("olt", v, 5.0), small, w.polynomial(w.sub(root, 3.0), c.ERFINV_F32_B))
     else:
-        a = w.polynomial(w.sub(v, 3.125), c.ERFINV_F64_A)
-        b = w.polynomial(w.sub(root, 3.25), c.ERFINV_F64_B)
-        far = w.polynomial(w.sub(root, 5.0), c.ERFINV_F64_C)
+        a = w.series(w.sub(v, 3.125), c.ERFINV_F64_A)
+        b = w.series(w.sub(root, 3.25), c.ERFINV_F64_B)
+        far = w.series(w.sub(root, 5.0), c.ERFINV_F64_C)
         p = w.select(w.cmp("olt", v, 6.25), a, w.select(w.cmp("olt", v, 16.0), b, far))
     y = w.mul(p, x)
     y = w.select(w.cmp("oeq", w.abs(x), 1.0), w.copysign(w.f(INF), x), y)
