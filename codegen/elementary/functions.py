@@ -157,11 +157,11 @@ def log_of(w: Writer, x: str, less: float = 0.0, normal: bool = False) -> str:
     return w.muladd(n, hi, w.sub(f, rest))
 
 
-def _log_edges(w: Writer, x: str, y: str) -> str:
-    y = w.select(w.cmp("oeq", x, INF), INF, y)
-    y = w.select(w.cmp("oeq", x, 0.0), -INF, y)
-    y = w.select(w.cmp("olt", x, 0.0), NAN, y)
-    return w.select(w.cmp("uno", x, 0.0), x, y)
+def _log_edges(w: Writer, x: str, y: str, zero: float = 0.0) -> str:
+    """y where a logarithm with its pole at `zero` is finite. The rest depends on x alone and does not wait for y."""
+    edge = w.select(w.cmp("olt", x, zero), NAN, x)  # infinity and NaN are their own
+    edge = w.select(w.cmp("oeq", x, zero), -INF, edge)
+    return w.select(w.both(w.cmp("ogt", x, zero), w.cmp("olt", x, INF)), y, edge)
 
 
 @function(1)
@@ -182,10 +182,7 @@ def log1p(w: Writer, x: str) -> str:
     lost = w.div(w.sub(x, w.sub(u, 1.0)), u)
     y = w.add(log_of(w, u), lost)
     y = w.select(w.cmp("olt", w.abs(x), 2.0 ** -(w.mantissa + 2)), x, y)
-    y = w.select(w.cmp("oeq", x, INF), INF, y)
-    y = w.select(w.cmp("oeq", x, -1.0), -INF, y)
-    y = w.select(w.cmp("olt", x, -1.0), NAN, y)
-    return w.select(w.cmp("uno", x, 0.0), x, y)
+    return _log_edges(w, x, y, -1.0)
 
 
 @function(1)
@@ -458,18 +455,20 @@ def pow_(w: Writer, x: str, y: str) -> str:
     half = w.mul(y, 0.5)
     odd = w.both(w.both(whole, w.cmp("one", w.floor(half), half)), w.cmp("olt", w.abs(y), 2.0 ** (w.mantissa + 1)))
     negative = w.emit(f"icmp slt {w.int} {w.to_bits(x)}, 0")
+    # what the special cases give does not wait for the power
     zero_or_inf = w.either(w.cmp("oeq", a, 0.0), w.cmp("oeq", a, INF))
     grows = w.emit(f"xor i1 {w.cmp('oeq', a, 0.0)}, {w.cmp('ogt', y, 0.0)}")  # inf**positive, 0**negative
-    power = w.select(zero_or_inf, w.select(grows, INF, 0.0), power)
     # y infinite: by the size of |x| alone
     y_inf = w.cmp("oeq", w.abs(y), INF)
     up = w.emit(f"xor i1 {w.cmp('ogt', a, 1.0)}, {w.cmp('olt', y, 0.0)}")
-    power = w.select(y_inf, w.select(w.cmp("oeq", a, 1.0), 1.0, w.select(up, INF, 0.0)), power)
-    power = w.select(w.both(negative, odd), w.neg(power), power)
+    limit = w.select(y_inf, w.select(w.cmp("oeq", a, 1.0), 1.0, w.select(up, INF, 0.0)), w.select(grows, INF, 0.0))
+    power = w.select(w.either(zero_or_inf, y_inf), limit, power)
+    sign = w.iselect(w.both(negative, odd), -(2 ** (w.bits - 1)), 0)
+    power = w.from_bits(w.ixor(w.to_bits(power), sign))
     undefined = w.both(w.both(w.cmp("olt", x, 0.0), w.not_(whole)), w.cmp("one", a, INF))
-    power = w.select(undefined, NAN, power)
-    power = w.select(w.either(w.cmp("uno", x, 0.0), w.cmp("uno", y, 0.0)), NAN, power)
-    return w.select(w.either(w.cmp("oeq", y, 0.0), w.cmp("oeq", x, 1.0)), 1.0, power)
+    undefined = w.either(undefined, w.cmp("uno", x, y))
+    one = w.either(w.cmp("oeq", y, 0.0), w.cmp("oeq", x, 1.0))
+    return w.select(w.either(one, undefined), w.select(one, 1.0, NAN), power)
 
 
 def _log_in_two_parts(w: Writer, x: str) -> tuple[str, str]:
