@@ -126,7 +126,8 @@ def _numbers(layout: Layout, slots: dict[str, int]) -> dict[str, int]:
     numbers |= {"ARRAY_before": slots["size"] // WORD, "ARRAY_after": slots["size"] // WORD + 1}
     # Some versions keep the list of weak references before the object.
     numbers["PREFIX"] = max(-slots["weak"], 0)
-    head = slots["size"] + 2 * WORD
+    # The data begin at the first multiple of 64 behind the links; Python's blocks begin at multiples of 16.
+    head = -(-(slots["size"] + 2 * WORD) // 16) * 16
     numbers["BEHIND"] = head + 63
     numbers["EXTENT"] = numbers["PREFIX"] + head + 48
     return numbers

@@ -19,7 +19,7 @@ import pytest
 import tracegrad
 import tracegrad.numpy as jnp
 from tracegrad.ir.config import config
-from tracegrad.runtime import dispatch, objects, pool
+from tracegrad.runtime import dispatch, dispatch_code, objects, pool
 from tracegrad.runtime.array import ArrayImpl, from_numpy
 from tracegrad.runtime.jit import JitFunction, jit
 from tracegrad.transforms.api import grad
@@ -355,6 +355,21 @@ def test_arrays_made_by_calls_are_like_others() -> None:
     assert r() is None and dead == [r]
     assert np.from_dlpack(f(X)).tolist() == [1, 2, 3, 4]
     assert sys.getsizeof(f(X)) > 0 and f(X).unsafe_buffer_pointer() % 64 == 0
+
+
+@pytest.mark.parametrize("n", [1, 3, 4, 15, 16, 17, 60, 64, 100, 1000])
+def test_data_lie_inside_their_blocks(n: int) -> None:
+    f = jit(lambda x: x + 1)
+    x = np.zeros(n, np.int8)
+    f(x)
+    made = [f(x) for _ in range(200)]
+    size = ArrayImpl.__basicsize__ + 2 * objects.WORD
+    for y in made:
+        assert y.unsafe_buffer_pointer() % 64 == 0 and y.unsafe_buffer_pointer() >= id(y) + size
+    numbers = dispatch_code._numbers(objects.layout(), dispatch.array_slots())
+    for at in range(0, 256, 16):  # wherever a block begins, its end is behind the data
+        start = (at + numbers["PREFIX"] + numbers["BEHIND"]) & -64
+        assert at + numbers["PREFIX"] + size <= start and start + n <= at + n + numbers["EXTENT"]
 
 
 def test_deleted_arrays() -> None:
