@@ -17,6 +17,7 @@ from tracegrad.codegen.marked_text import MarkedWriter, Outcome, instructions, o
 from tracegrad.codegen.memory import plan_arena
 from tracegrad.codegen.origins import OriginBuilder, OriginContext
 from tracegrad.ir.program import Program
+from tracegrad.ir.types import is_tape
 
 
 @dataclass
@@ -40,6 +41,7 @@ def annotate(program: Program, name: str) -> Annotated:
     lowering = Lowering(Function(name), OriginBuilder)
     prepared = prepare(program)
     function, constants, callbacks = lower_program(prepared, name, lowering, OriginContext)
+    function.returns_tapes = any([is_tape(t.dtype) for t in program.out_types])
     plan_arena(function)
     builder = lowering.builder
     assert isinstance(builder, OriginBuilder)

@@ -43,6 +43,8 @@ MEMORY_TYPES = {
 }
 """The scalar type in which an element of each dtype lies in memory; a complex number is two of them."""
 
+_MEMORY_TYPES: dict[Any, str] = {}
+
 SIZES = {"i1": 1, "i8": 1, "i16": 2, "f16": 2, "i32": 4, "f32": 4, "i64": 8, "f64": 8, "ptr": 8}
 
 
@@ -208,7 +210,10 @@ class Buffer:
 
     @property
     def scalar(self) -> str:
-        return MEMORY_TYPES[self.dtype.name]
+        found = _MEMORY_TYPES.get(self.dtype)  # the name of a dtype takes several microseconds
+        if found is None:
+            found = _MEMORY_TYPES[self.dtype] = MEMORY_TYPES[self.dtype.name]
+        return found
 
     def __repr__(self) -> str:
         return self.name
@@ -348,13 +353,14 @@ Statement = Value | Store | For | Parallel | While | Switch | Call | Alloc | Cop
 class Function:
     """A whole program at the loop level."""
 
-    __slots__ = ("name", "buffers", "body", "arena_size", "helpers")
+    __slots__ = ("name", "buffers", "body", "arena_size", "helpers", "returns_tapes")
 
     def __init__(self, name: str):
         self.name = name
         self.buffers: list[Buffer] = []
         self.body: list[Any] = []
         self.arena_size = 0
+        self.returns_tapes = False  # what the region holds at the end is for the caller
         self.helpers: dict[str, Any] = {}  # routines (`library.Routine`) that the body calls, by name
 
     def __str__(self) -> str:

@@ -45,7 +45,13 @@ REGISTER_TYPES = {
 
 def register_type(dtype: Any) -> str:
     """The type of a scalar of this dtype in a register (of each part, for a complex one)."""
-    return REGISTER_TYPES[dtype.name]
+    found = _REGISTER_TYPES.get(dtype)  # the name of a dtype takes several microseconds
+    if found is None:
+        found = _REGISTER_TYPES[dtype] = REGISTER_TYPES[dtype.name]
+    return found
+
+
+_REGISTER_TYPES: dict[Any, str] = {}
 
 
 IDENTICAL, INVARIANT, OTHER = 0, 1, 2

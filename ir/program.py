@@ -132,7 +132,7 @@ class Equation:
 
     @property
     def has_effects(self) -> bool:
-        return self.primitive.effect or any(p.has_effects for _, p in self.regions())
+        return self.primitive.effect or bool(self.params) and any(p.has_effects for _, p in self.regions())
 
     def __repr__(self) -> str:
         outs = ", ".join(map(repr, self.outputs))
@@ -249,8 +249,9 @@ class Program:
         """Every equation, those of regions included, in order."""
         for eqn in self.equations:
             yield eqn
-            for _, region in eqn.regions():
-                yield from region.walk()
+            if eqn.params:
+                for _, region in eqn.regions():
+                    yield from region.walk()
 
 
 def _digest(program: Program) -> bytes:

@@ -6,6 +6,7 @@ import sys
 import time
 
 from tracegrad.codegen.compile import compile_program
+from tracegrad.ir.collection import uncollected
 from tracegrad.ir.config import config
 from tracegrad.ir.program import Program
 from tracegrad.runtime import cache, dump
@@ -14,6 +15,7 @@ from tracegrad.runtime.native import Compiled
 __all__ = ["Compiled", "compiled"]
 
 
+@uncollected
 def compiled(program: Program, name: str, traced: Program | None = None) -> Compiled:
     """The native code of `program`; `traced`, what it was before the passes, is only for dumps."""
     start = time.perf_counter()

@@ -17,6 +17,7 @@ import numpy as np
 from tracegrad.ir import source
 from tracegrad.ir.array import Array
 from tracegrad.ir.bind import type_of, using
+from tracegrad.ir.collection import uncollected
 from tracegrad.ir.config import config
 from tracegrad.ir.primitive import Primitive
 from tracegrad.ir.program import Atom, Equation, Literal, Program, Var
@@ -110,6 +111,7 @@ class Staging:
         return program, [x for _, x in captured]
 
 
+@uncollected
 def trace(
     fun: Callable[..., Sequence[Any]],
     in_types: Sequence[ArrayType],

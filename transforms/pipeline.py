@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from tracegrad.ir.collection import uncollected
 from tracegrad.ir.config import config
 from tracegrad.ir.program import Program
 from tracegrad.ir.verify import verify
@@ -40,6 +41,7 @@ PIPELINE: tuple[Pass, ...] = (
 )
 
 
+@uncollected
 def optimize(program: Program, passes: tuple[Pass, ...] = PIPELINE, observe: Observer | None = None) -> Program:
     """Run the passes; with the `verify` flag, check the program after each. `observe(pass, before, after)` sees every step."""
     check = config.verify
