@@ -23,11 +23,14 @@ loading = Lock()
 _NOTHING = Program((), (), (), ())
 
 
-def load(text: str, names: Sequence[str], title: str) -> dict[str, int]:
-    """The addresses of the functions `names` that the module `text` defines. It may call the C library."""
+def load(text: str, names: Sequence[str], title: str, level: int = 2) -> dict[str, int]:
+    """The addresses of the functions `names` that the module `text` defines. It may call the C library.
+
+    level: LLVM's effort for machine code; 0 takes a quarter of the time, for what waits more than it computes.
+    """
     code = kept(text)
     if code is None:
-        code = target.emit_object(target.parse(text), target.host())
+        code = target.emit_object(target.parse(text), target.host(), level)
         keep(text, code)
     return link(code, names, title)
 

@@ -1,6 +1,6 @@
 """From the symbols in object code to addresses: BLAS, LAPACK, FFT and special functions of NumPy and SciPy, the C library.
 
-    tg.blas.sgemm, tg.lapack.dpotrf      routines in scipy.linalg.cython_blas and cython_lapack (Fortran's conventions)
+    tg.blas.sgemm, tg.lapack.dpotrf      routines of SciPy's OpenBLAS, of scipy.linalg.cython_blas and cython_lapack (Fortran's conventions)
     tg.pool.run                          runs the tasks of a parallel loop (runtime/threads.py)
     tg.tapes.new                         memory for tapes (runtime/tape_memory.py)
     tg.threads.set                       sets how many threads BLAS uses
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import ctypes
 import ctypes.util
+import glob
 import importlib
 import importlib.machinery
 import importlib.util
@@ -80,13 +81,37 @@ def _scipy_linalg(short: str) -> ModuleType:
     return importlib.import_module(name)
 
 
+@cache
+def _openblas() -> ctypes.CDLL | None:
+    """The OpenBLAS beside SciPy, as its packages for Linux bring it, loaded without anything of SciPy's that is written in Python.
+
+    It is the one that SciPy itself uses, if it is imported later: a library is loaded once. None in other installations.
+    """
+    scipy = importlib.util.find_spec("scipy")
+    for folder in (scipy.submodule_search_locations or ()) if scipy is not None and sys.platform == "linux" else ():
+        libraries = glob.glob(os.path.join(glob.escape(os.path.dirname(folder)), "scipy.libs", "libscipy_openblas-*.so"))
+        if len(libraries) == 1:
+            try:
+                return ctypes.CDLL(libraries[0])
+            except OSError:
+                return None
+    return None
+
+
 def _blas(name: str) -> int:
+    library = _openblas()
+    if library is not None:
+        try:
+            return int(ctypes.cast(library[f"scipy_{name}_"], ctypes.c_void_p).value or 0)
+        except AttributeError:
+            pass
     return _capsule_address(_scipy_linalg("cython_blas"), name)
 
 
 def _threads(name: str) -> int:
     """`int set(int)` that sets how many threads BLAS uses and gives the old number, which OpenBLAS has; else a function without effect."""
-    library = ctypes.CDLL(_scipy_linalg("cython_blas").__file__)  # a look-up in it searches the BLAS that it is linked with, too
+    # a look-up in SciPy's module searches the BLAS that it is linked with, too
+    library = _openblas() or ctypes.CDLL(_scipy_linalg("cython_blas").__file__)
     for prefix in ("", "scipy_"):
         try:
             return int(ctypes.cast(library[f"{prefix}openblas_set_num_threads_local"], ctypes.c_void_p).value or 0)

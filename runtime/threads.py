@@ -207,7 +207,7 @@ def _library() -> dict[str, int]:
     declared = f"declare void @{pause}({argument.split(' ')[0]})"
     text = text.replace("PAUSE_DECLARATION", declared).replace("PAUSE", f"call void @{pause}({argument})")
     text = text.replace("FUTEX", str(_FUTEX.get(machine, 0))).replace("SPINS", str(SPINS))
-    found = routines.load(text, ("tg.pool.run", "tg.pool.start", "tg.pool.forget"), "tracegrad_pool")
+    found = routines.load(text, ("tg.pool.run", "tg.pool.start", "tg.pool.forget"), "tracegrad_pool", 0)
     if supported:
         start = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_int32)(found["tg.pool.start"])
         forget = ctypes.CFUNCTYPE(None)(found["tg.pool.forget"])
