@@ -94,13 +94,13 @@ def test_a_large_product_of_few_terms_is_computed_where_it_is_read(n: int) -> No
 
     args = draw(40, 30, 3), draw(3, n), draw(40, n)
     check(f, *args)
-    assert ("gemm" in loops(f, *args)) == (n == 63)
+    assert ("call " in loops(f, *args)) == (n == 63)
 
 
-def test_few_terms_along_columns_go_to_blas() -> None:
+def test_few_terms_along_columns_go_to_a_routine() -> None:
     def f(a: Any, points: Any) -> Any:
         return [ops.exp(ops.dot_general(a, points, (((1,), (1,)), ((), ()))))]
 
     args = draw(300, 3), draw(400, 3)
     check(f, *args)
-    assert "gemm" in loops(f, *args)
+    assert "call " in loops(f, *args)
