@@ -22,7 +22,7 @@ COSTS = {
     "exp": 12, "exp2": 12, "expm1": 16, "log": 14, "log1p": 18, "sin": 20, "cos": 20, "tan": 30, "asin": 20, "acos": 20, "atan": 20,
     "sinh": 20, "cosh": 20, "tanh": 16, "asinh": 24, "acosh": 24, "atanh": 24, "sqrt": 4, "rsqrt": 6, "cbrt": 20, "logistic": 14,
     "pow": 40, "atan2": 30, "div": 3, "rem": 10, "erf": 20, "erfc": 24, "erf_inv": 24, "threefry2x32": 60, "integer_pow": 3,
-    "lgamma": 70, "digamma": 70, "trigamma": 60, "polygamma": 60, "bessel_i0e": 40, "bessel_i1e": 40,
+    "lgamma": 70, "digamma": 70, "trigamma": 60, "polygamma": 60, "zeta": 300, "bessel_i0e": 40, "bessel_i1e": 40,
 }  # fmt: skip
 """Roughly how many operations an element costs; one where nothing is said."""
 

@@ -7,16 +7,21 @@ digamma, bessel_i0e, bessel_i1e) are elementary functions, not here.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from math import factorial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tracegrad.codegen import loop_ir
-from tracegrad.codegen.elementwise import lower_as
+from tracegrad.codegen.builder import Builder
+from tracegrad.codegen.elementwise import lazy_map, lower_as
 from tracegrad.codegen.kernel import Kernel, Value, Variable
 from tracegrad.codegen.library import Routine, special_symbol
 from tracegrad.codegen.nests import PARALLEL_WORK, tasks_of
+from tracegrad.codegen.plan import COSTS
+from tracegrad.codegen.scalars import round_half
+from tracegrad.codegen.values import Scalar, View, register_type
 from tracegrad.ir import special as ops
 from tracegrad.ir.program import Equation, Literal
 from tracegrad.ir.types import ArrayType
@@ -235,20 +240,21 @@ FUNCTIONS: dict[str, Function] = {
 }
 
 
-def special_routine(name: str, operands: list[ArrayType]) -> Routine:
-    """Elements low <= i < high of a result; operands of rank 0 stand for all indices."""
+def special_routine(name: str, operands: list[ArrayType], only_outside: bool = False) -> Routine:
+    """Elements low <= i < high of a result; operands of rank 0 stand for all indices. Perhaps only those that `_inside` excludes."""
     shape = next((t.shape for t in operands if t.shape != ()), ())
     dtype = operands[0].dtype
     broadcast = "".join("01"[t.shape == () and shape != ()] for t in operands)
     params = {f"in{i}": "ptr" for i in range(len(operands))} | {"out0": "ptr", "low": "i64", "high": "i64"}
-    k = Kernel(f"tg_{name}_{dtype}_{broadcast}", params)
+    k = Kernel(f"tg_{name}_{dtype}_{broadcast}{'_outside' if only_outside else ''}", params)
     out = k.array(k["out0"], dtype)
     with k.loop(k["low"], k["high"]) as i:
         args = []
         for j, b in enumerate(broadcast):
             args.append(k.array(k[f"in{j}"], dtype)[k.value(0, "i64") if b == "1" else i].cast("double"))
-        result = FUNCTIONS[name](k, *args)
-        out[i] = result if dtype == np.float64 else result.cast("float")
+        with k.if_(~_inside(name, args)) if only_outside else nullcontext():
+            result = FUNCTIONS[name](k, *args)
+            out[i] = result if dtype == np.float64 else result.cast("float")
     return Routine(k)
 
 
@@ -256,27 +262,35 @@ WORK = 300
 """What an element costs: series and fractions run until they converge."""
 
 
+def _inside(name: str, args: list[Value]) -> Value:
+    """Where the elementary function `zeta` has the values of zeta, or of polygamma."""
+    positive = args[1] > 0.0
+    return positive & (args[0] > 1.0) if name == "zeta" else positive
+
+
 def lower(ctx: Context, eqn: Equation) -> None:
-    """One loop, cut into tasks where it is long."""
+    v = eqn.outputs[0]
+    ctx.define(v, ctx.temporary(v.type) if v.type.size == 0 else _loop(ctx, eqn))
+
+
+def _loop(ctx: Context, eqn: Equation, only_outside: bool = False) -> View:
+    """One loop over memory, cut into tasks where it is long."""
     b, v = ctx.b, eqn.outputs[0]
     size = v.type.size
-    if size == 0:
-        ctx.define(v, ctx.temporary(v.type))
-        return
     sources = [ctx.dense(a) for a in eqn.inputs]
-    target = ctx.allocate(v)
+    target = ctx.temporary(v.type) if only_outside else ctx.allocate(v)
     taken = {s.buffer for s in sources}
     if target.buffer in taken or not target.is_dense:
         target = ctx.temporary(v.type)
     ctx.before_overwrite(target.buffer)
-    routine = special_routine(eqn.primitive.name, [a.type for a in eqn.inputs])
+    routine = special_routine(eqn.primitive.name, [a.type for a in eqn.inputs], only_outside)
     ctx.lowering.function.helpers[routine.name] = routine
 
     def call(low: loop_ir.Value, high: loop_ir.Value) -> None:
         pointers = [b.address(s.buffer, s.offset) for s in (*sources, target)]
         b.call(routine.name, [*pointers, low, high], reads=list(taken), writes=[target.buffer])
 
-    work = size * WORK
+    work = size * (2 if only_outside else WORK)
     count, each = tasks_of(size, work, True) if work >= PARALLEL_WORK and not b.parallel_depth else (1, size)
     if count == 1:
         call(b.const("i64", 0), b.const("i64", size))
@@ -284,17 +298,50 @@ def lower(ctx: Context, eqn: Equation) -> None:
         with b.parallel(count, frozenset((target.buffer,))) as task:
             low = task * each
             call(b.index(low), b.op("smin", "i64", b.index(low + each), b.const("i64", size)))
-    ctx.define(v, target)
+    return target
 
 
 def lower_polygamma(ctx: Context, eqn: Equation) -> None:
-    """The derivative of digamma, which second derivatives of lgamma are made of, is an elementary function."""
+    """Digamma and its first derivative, which second derivatives of lgamma are made of, are elementary functions; further ones are zeta."""
     n, x = eqn.inputs
-    if isinstance(n, Literal) and n.value == 1:
-        lower_as(ctx, eqn, "trigamma", [x])
-    else:
+    if not isinstance(n, Literal) or n.value not in range(LARGEST_ORDER + 1):
         lower(ctx, eqn)
+    elif n.value < 2:
+        lower_as(ctx, eqn, "trigamma" if n.value else "digamma", [x])
+    else:
+        order = int(n.value)
+        lower_zeta(ctx, eqn, order + 1.0, float((-1) ** (order + 1) * factorial(order)))
 
 
+LARGEST_ORDER = 20
+SHORT = 8
+"""Fewer elements than this are not worth a loop of their own."""
+
+
+def lower_zeta(ctx: Context, eqn: Equation, order: float | None = None, factor: float = 1.0) -> None:
+    """An elementary function where both operands are large enough; elsewhere what a loop over the few exceptions computes. Of a known order
+    with a factor in front it is polygamma."""
+    v = eqn.outputs[0]
+    if v.type.size < SHORT:
+        lower(ctx, eqn)
+        return
+    dtype = v.type.dtype
+    t = register_type(dtype)
+
+    def element(b: Builder, args: list[Any]) -> Scalar:
+        s, q, rest = args
+        inside = b.op("fcmp", "i1", q, b.const(t, 0.0), attr="ogt")
+        if order is not None:
+            y = b.op("fmul", t, b.math("zeta", t, b.const(t, order), q), b.const(t, factor))
+        else:
+            y = b.math("zeta", t, s, q)
+            inside = b.op("and", "i1", inside, b.op("fcmp", "i1", s, b.const(t, 1.0), attr="ogt"))
+        return b.select(inside, round_half(b, dtype, y), rest)
+
+    forms = [*(ctx.value(a) for a in eqn.inputs), _loop(ctx, eqn, only_outside=True)]
+    ctx.define(v, lazy_map(ctx, v.type, forms, element, COSTS["zeta"]))
+
+
+_LOWERED = {"zeta": lower_zeta, "polygamma": lower_polygamma}
 for _name in FUNCTIONS:
-    getattr(ops, f"{_name}_p").define(lower=lower_polygamma if _name == "polygamma" else lower)
+    getattr(ops, f"{_name}_p").define(lower=_LOWERED.get(_name, lower))

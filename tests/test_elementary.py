@@ -20,6 +20,7 @@ BOUNDS = {
     "erf_inv": 5.0,
     **dict.fromkeys(["lgamma", "erf"], 4.0),
     **dict.fromkeys(["digamma", "trigamma", "bessel_i0e", "bessel_i1e"], 5.0),
+    "zeta": 7.0,
 }
 # Near 1 the approximation of erf_inv that XLA uses in single precision, and so does the stream of normal numbers, rounds 1 - x^2.
 XLA_ERF_INV = 100.0
@@ -91,6 +92,18 @@ def test_special_values_are_exact(name: str, dtype: str) -> None:
     np.testing.assert_array_equal(got, want)
     ordered = ~np.isnan(want)
     np.testing.assert_array_equal(np.signbit(got[ordered]), np.signbit(want[ordered]))
+
+
+@pytest.mark.parametrize("dtype", ["f32", "f64"])
+def test_limits_of_zeta(dtype: str) -> None:
+    """Terms that fall so fast that their corrections overflow; orders and arguments without end."""
+    kind = np.float32 if dtype == "f32" else np.float64
+    s = np.array([INF, INF, INF, 2, 1e4, 1e30, 1e30, 2, 3], kind)
+    q = np.array([0.5, 1, 2, INF, 1, 1, 1.5, 1e-30, 1e30], kind)
+    want = np.array(
+        [INF, 1, NAN, 0, 1, 1, 0, kind(1e-30) ** -2.0 if dtype == "f64" else INF, 5e-61 if dtype == "f64" else 0], kind
+    )
+    np.testing.assert_allclose(compiled("zeta", dtype)[0](s, q), want, rtol=1e-15 if dtype == "f64" else 1e-6)  # type: ignore[operator]
 
 
 @pytest.mark.parametrize("dtype", ["f32", "f64"])

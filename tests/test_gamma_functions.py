@@ -71,3 +71,30 @@ def test_scipy_functions_in_batched_loops():
     x = np.random.default_rng(3).uniform(0.1, 20, (3, 5000))
     got = jit(vmap(lambda row: jnp.sum(special.gammainc(2.5, row))))(x)
     np.testing.assert_allclose(got, reference.gammainc(2.5, x).sum(1), rtol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("order", [0, 1, 2, 3, 20, 25])
+def test_polygamma_of_an_order_known_before(order, dtype):
+    """Negative arguments, poles and NaN among the others, where the elementary functions end."""
+    x = np.concatenate([np.random.default_rng(4).uniform(-4, 30, 60), [0, -1, -3, np.inf, np.nan, -2.5, 0.75, 1, 2]]).astype(
+        dtype
+    )
+    wide = x.astype(np.float64)
+    sign = 1 if order % 2 else -1
+    want = sign * reference.gamma(order + 1.0) * reference.zeta(order + 1.0, wide) if order else reference.digamma(wide)
+    if order == 0:
+        want[wide == 0] = np.nan
+    with np.errstate(over="ignore"):
+        want = want.astype(dtype)
+    got = jit(lambda x: special.polygamma(order, x))(x)
+    np.testing.assert_allclose(got, want, rtol=50 * np.finfo(dtype).eps)
+
+
+def test_zeta_where_some_elements_are_exceptions():
+    r = np.random.default_rng(5)
+    s, q = np.round(r.uniform(-2, 6, 300)), r.uniform(-3, 9, 300)
+    got = jit(lambda s, q: special.zeta(s, q) + 1.0)(s, q)
+    with np.errstate(all="ignore"):
+        want = np.where(s > 1, reference.zeta(s, q), np.where(s == 1, np.inf, np.nan)) + 1.0
+    np.testing.assert_allclose(got, want, rtol=1e-13)

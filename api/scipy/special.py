@@ -244,7 +244,11 @@ def polygamma(n: Any, x: Any) -> Any:
     """The n-th derivative of digamma."""
     if not is_integer(type_of(value("polygamma", n)).dtype):
         raise ValueError(f"Argument `n` to polygamma must be of integer type. Got dtype {type_of(n).dtype}.")
-    n, x = _real("polygamma", n, x)
+    n, x = promote_inexact("polygamma", n, x)
+    if is_complex(type_of(x).dtype):
+        raise ValueError("polygamma does not support complex-valued inputs.")
+    if type_of(n).shape != ():  # one order for all elements is a constant, for which there is faster code
+        n, x = jnp.broadcast_arrays(n, x)
     return ops.polygamma(n, x)
 
 

@@ -436,20 +436,24 @@ def _power_in_double(w: Writer, a: str, y: str) -> str:
     return w.narrow(wide.mul(wide.polynomial(wide.sub(q, n), c.POW_EXP2), wide.power_of_two(n_int)))
 
 
+def power_of(w: Writer, a: str, y: str) -> str:
+    """a**y for positive finite a and finite y."""
+    if w.single:
+        return _power_in_double(w, a, y)
+    hi, lo = _log_in_two_parts(w, a)
+    p = w.mul(y, hi)
+    rest = w.muladd(y, lo, w.fma(y, hi, w.neg(p)))
+    big = w.cmp("ogt", w.abs(p), 800.0)
+    e = w.call("exp", p)
+    power = w.select(big, e, w.muladd(e, w.select(big, 0.0, rest), e))
+    return w.select(w.cmp("oeq", e, INF), e, power)
+
+
 @function(2)
 def pow_(w: Writer, x: str, y: str) -> str:
     """exp(y log |x|), the logarithm to more than twice the precision of the result, then the sign and the special cases of C99 (annex F)."""
     a = w.abs(x)
-    if w.single:
-        power = _power_in_double(w, a, y)
-    else:
-        hi, lo = _log_in_two_parts(w, a)
-        p = w.mul(y, hi)
-        rest = w.muladd(y, lo, w.fma(y, hi, w.neg(p)))
-        big = w.cmp("ogt", w.abs(p), 800.0)
-        e = w.call("exp", p)
-        power = w.select(big, e, w.muladd(e, w.select(big, 0.0, rest), e))
-        power = w.select(w.cmp("oeq", e, INF), e, power)
+    power = power_of(w, a, y)
     # is y an integer, and an odd one?
     whole = w.cmp("oeq", w.floor(y), y)
     half = w.mul(y, 0.5)

@@ -8,7 +8,9 @@ Comp. 21, 1967; W. J. Cody, A. J. Strecok and H. C. Thacher, Math. Comp. 27, 197
 
 from __future__ import annotations
 
-from tracegrad.codegen.elementary.functions import INF, NAN, exp_parts, function, log_of, table
+from math import factorial
+
+from tracegrad.codegen.elementary.functions import INF, NAN, exp_parts, function, log_of, power_of, table
 from tracegrad.codegen.elementary.writer import Writer
 
 HALF_LOG_TAU = 0.9189385332046727
@@ -121,6 +123,33 @@ def trigamma(w: Writer, x: str) -> str:
     return w.select(w.cmp("uno", x, 0.0), x, y)
 
 
+BERNOULLI = (1 / 6, -1 / 30, 1 / 42, -1 / 30, 5 / 66, -691 / 2730, 7 / 6, -3617 / 510, 43867 / 798, -174611 / 330, 854513 / 138)
+
+
+@function(2)
+def zeta(w: Writer, s: str, q: str) -> str:
+    """Hurwitz' zeta function for s > 1 and q > 0 by Euler and Maclaurin: some terms, the integral of the rest, Bernoulli's corrections."""
+    terms, corrections = (5, 7) if w.single else (10, 11)
+    exponent = w.neg(s)
+    a = w.add(q, float(terms))
+    last = power_of(w, a, exponent)
+    total = power_of(w, w.add(q, terms - 1.0), exponent)
+    for k in reversed(range(terms - 1)):
+        total = w.add(total, power_of(w, w.add(q, float(k)) if k else q, exponent))
+    inverse = w.div(1.0, a)
+    rising = w.mul(s, inverse)  # s (s + 1) ... (s + 2 j - 2) / a^(2 j - 1)
+    tail = w.mul(rising, BERNOULLI[0] / 2)
+    for j in range(2, corrections + 1):
+        ahead = w.mul(w.mul(w.add(s, 2.0 * j - 3.0), inverse), w.mul(w.add(s, 2.0 * j - 2.0), inverse))
+        rising = w.mul(rising, ahead)
+        tail = w.muladd(rising, BERNOULLI[j - 1] / factorial(2 * j), tail)
+    rest = w.add(w.div(a, w.sub(s, 1.0)), w.add(tail, 0.5))
+    # where the terms fall fast the rest is nothing, and its corrections may be infinite
+    y = w.select(w.cmp("ogt", last, w.mul(total, 2.0**-60)), w.muladd(last, rest, total), total)
+    y = w.select(w.cmp("oeq", s, INF), w.select(w.cmp("ogt", q, 1.0), NAN, w.select(w.cmp("oeq", q, 1.0), 1.0, INF)), y)
+    return w.select(w.cmp("oeq", q, INF), 0.0, y)
+
+
 def _scaled_bessel(w: Writer, a: str, order: int) -> str:
     """exp(-a) I(a) for a >= 0, of I1 without a factor a where a is small; the other factor is `_bessel_limit`."""
     squared = w.mul(a, a)
@@ -150,4 +179,4 @@ def bessel_i1e(w: Writer, x: str) -> str:
     return w.copysign(_scaled_bessel(w, w.abs(x), 1), x)
 
 
-__all__ = ["bessel_i0e", "bessel_i1e", "digamma", "lgamma", "trigamma"]
+__all__ = ["bessel_i0e", "bessel_i1e", "digamma", "lgamma", "trigamma", "zeta"]
