@@ -526,3 +526,18 @@ def test_checkpoint_of_a_call_inside_a_custom_jvp_rule(policy: Any) -> None:
     want = numeric(f, X)
     for d in (jacrev(g), staged(jacrev(g)), jacfwd(g), jacrev(staged(g)), jacrev(vmap(g, axis_size=1, in_axes=None))):
         close(np.asarray(d(X)).reshape(3, 3), want, 1e-5)
+
+
+@pytest.mark.parametrize("policy", [None, checkpoint_policies.dots_saveable, checkpoint_policies.everything_saveable])
+def test_policies_keep_the_rules_of_custom_functions_for_further_derivatives(policy: Any) -> None:
+    forward = custom_jvp(lambda x: x * x)
+    forward.defjvp(lambda primals, tangents: (forward(primals[0]), 5 * forward(primals[0]) * tangents[0]))
+    reverse = custom_vjp(lambda x: x * x)
+    reverse.defvjp(lambda x: (reverse(x), x), lambda x, ct: (5 * reverse(x) * ct,))
+    for f in (forward, reverse):
+        g = checkpoint(lambda x, f=f: f(x), policy=policy)
+        # The rules say that the derivative of x^2 is 5 x^2: the second one is 25 x^2.
+        for second in (grad(grad(g)), staged(grad(grad(g))), grad(staged(grad(g)))):
+            close(second(3.0), 225.0)
+    solve = checkpoint(lambda x: jnp.linalg.solve(3 * jnp.eye(3) + jnp.outer(x, x), x), policy=policy)
+    close(hessian(lambda x: solve(x).sum())(X), numeric(grad(lambda x: solve(x).sum()), X), 1e-5)
