@@ -15,6 +15,7 @@ from tracegrad.runtime import dispatch
 from tracegrad.runtime.array import ArrayImpl
 from tracegrad.runtime.devices import CPU, CpuDevice, SingleDeviceSharding
 from tracegrad.tracer.pytree import tree_leaves, tree_map
+from tracegrad.tracer.tracer import Tracer
 
 
 def _check_backend(backend: str | None) -> None:
@@ -94,8 +95,8 @@ def device_put(x: Any, device: Any = None, *, src: Any = None, donate: Any = Fal
 
 
 def device_get(x: Any) -> Any:
-    """`x`, a pytree, with each array as a NumPy array (read-only, without a copy); other leaves stay as they are."""
-    return tree_map(lambda leaf: np.asarray(leaf) if hasattr(leaf, "__array__") else leaf, x)
+    """`x`, a pytree, with each array as a NumPy array (read-only, without a copy); other leaves, and values being traced, stay as they are."""
+    return tree_map(lambda leaf: leaf if isinstance(leaf, Tracer) or not hasattr(leaf, "__array__") else np.asarray(leaf), x)
 
 
 def block_until_ready(x: Any) -> Any:

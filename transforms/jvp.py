@@ -48,6 +48,14 @@ class DualTracer(Tracer):
     def block_until_ready(self) -> DualTracer:
         return self
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(primal={self.primal}, tangent={self.tangent})"
+
+    def __format__(self, spec: str) -> str:
+        """As the value, if there is a specification and the value is concrete."""
+        x = self.primal
+        return repr(self) if not spec or not isinstance(x, Array) else format(x, spec)
+
 
 class JvpTracer(DualTracer):
     """A value and its tangent in forward mode."""

@@ -28,6 +28,9 @@ class LinearizeTracer(DualTracer):
 
     __slots__ = ()
 
+    def __repr__(self) -> str:
+        return f"LinearizeTracer(primal={self.primal}, tangent: {self.tangent.aval})"
+
 
 class LinearizeInterpreter:
     """Computes primals under `parent` and records tangents in `staging`."""

@@ -8,7 +8,7 @@ from typing import Any
 from tracegrad.ir import source
 from tracegrad.ir.bind import current
 from tracegrad.ir.program import Equation, Literal, Program, Var
-from tracegrad.ir.types import tangent_type
+from tracegrad.ir.types import is_inexact, tangent_type
 from tracegrad.transforms.staged import cached, stage
 from tracegrad.transforms.tape_values import add_values
 from tracegrad.transforms.zero import Linear, Zero, instantiate
@@ -54,9 +54,21 @@ def backward(program: Program, inputs: Sequence[Any], cts: Sequence[Any]) -> lis
             source.set(eqn.source)
             out_cts = [Zero(tangent_type(v.type)) if ct is None else ct for v, ct in zip(eqn.outputs, out_cts)]
             operands = [Linear(a.type) if a in linear else read(a) for a in eqn.inputs]
+            if any([type(x) is Linear and x.type.dtype.kind in "iub" for x in operands]):
+                _check_linear(eqn, operands)
             for atom, ct in zip(eqn.inputs, eqn.primitive.rule("transpose")(out_cts, operands, **eqn.params)):
                 receive(atom, ct)
     return [ct_of[v] if v in ct_of else Zero(tangent_type(v.type)) for v in wanted]
+
+
+def _check_linear(eqn: Equation, operands: Sequence[Any]) -> None:
+    """Raise NotImplementedError if an equation takes an integer or boolean that was made of what it should be linear in."""
+    for x in operands:
+        if type(x) is Linear and not is_inexact(x.type.dtype) and any([is_inexact(v.type.dtype) for v in eqn.outputs]):
+            raise NotImplementedError(
+                f"the transpose of {eqn.primitive} in its operand {x.type}, which is computed from the arguments that are transposed: a function "
+                "that compares or rounds them, or uses them as indices or predicates, is not linear in them"
+            )
 
 
 @cached
