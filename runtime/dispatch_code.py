@@ -58,7 +58,7 @@ TABLE = _index(
 
 GUARD = _index("op source a b c d")
 """A guard: the register that it looks at, and what its kind of guard needs."""
-GUARDS = _index("array ndarray float int bool complex same items list dict")
+GUARDS = _index("array ndarray float int bool complex same equal items list dict")
 
 RESULT = _index("op index type info bytes data object from")
 RESULTS = _index("inline pool constant input again")
@@ -87,6 +87,7 @@ FUNCTIONS = {
     "PyType_GenericAlloc": "ptr (ptr, i64)",
     "PyLong_AsLongLongAndOverflow": "i64 (ptr, ptr)",
     "PyLong_FromLong": "ptr (i64)",
+    "PyObject_RichCompareBool": "i32 (ptr, ptr, i32)",
     "PyUnicode_Compare": "i32 (ptr, ptr)",
     "PyErr_Clear": "void ()",
     "PyErr_NoMemory": "ptr ()",

@@ -99,6 +99,7 @@ test:
     i64 GUARDS_bool, label %bool
     i64 GUARDS_complex, label %complex
     i64 GUARDS_same, label %identical
+    i64 GUARDS_equal, label %alike
     i64 GUARDS_items, label %items
     i64 GUARDS_list, label %list
     i64 GUARDS_dict, label %dict
@@ -283,6 +284,16 @@ scalar:
 identical:
   %identical.is = icmp eq ptr %x, %ga
   br i1 %identical.is, label %good, label %no
+
+; The type is one of those built in whose comparison runs no Python code.
+alike:
+  %alike.wanted = addr %ga OBJECT_type
+  %alike.type = icmp eq ptr %type, %alike.wanted
+  br i1 %alike.type, label %alike.compare, label %no
+alike.compare:
+  %alike.found = call i32 @PyObject_RichCompareBool(ptr %x, ptr %ga, i32 2)
+  %alike.is = icmp eq i32 %alike.found, 1
+  br i1 %alike.is, label %good, label %no
 
 items:
   %items.type = icmp eq ptr %type, %ga

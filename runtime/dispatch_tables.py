@@ -21,7 +21,7 @@ from tracegrad.runtime.dispatch_code import BUILDS, GUARDS, RESULT, RESULTS, TAB
 from tracegrad.runtime.executable import Executable, physical
 from tracegrad.tracer.treedef import TreeDef, is_plain_namedtuple
 
-MOST_LEAVES = 2000
+MOST_LEAVES = 1000
 _LONG = 100e-6
 """Seconds: a kernel that is likely to take longer gives the global lock up. Doing so costs little by itself, but beside a thread that
 computes in Python the lock is slow to come back."""
@@ -57,6 +57,10 @@ _NUMBERS: dict[type, tuple[str, dict[Any, int]]] = {
     bool: ("bool", {np.dtype(np.bool_): id(True)}),
     complex: ("complex", {np.dtype(np.complex64): 0, np.dtype(np.complex128): 1}),
 }
+
+
+_COMPARED = frozenset((int, float, complex, bool, str, bytes))
+"""Types of static arguments that are compared; others must be the same object, lest Python code run."""
 
 
 class Table:
@@ -151,7 +155,7 @@ class Table:
         """Say what is in a register."""
         t = type(x)
         if static or x is None:
-            self._record("same", register, self._keep(x))
+            self._record("equal" if t in _COMPARED else "same", register, self._keep(x))
         elif t is dict:
             first = self._members("dict", register, len(x), self._array([self._keep(k) for k in x]))
             where = {k: first + i for i, k in enumerate(x)}

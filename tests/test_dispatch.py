@@ -213,6 +213,30 @@ def test_static_arguments() -> None:
     assert f(X, True, mode="times").dtype == np.float32
 
 
+def test_static_arguments_that_are_equal_are_the_same() -> None:
+    f = jit(lambda x, n, s: x + n + len(s), static_argnums=(1, 2))
+    check(f, X, 1000, "text of some length")
+    assert is_native(f(X, int("1000"), "text of " + "some length".lower()))
+    assert len(f._tables.chain) == 1
+    assert f(X, 1001, "")[0] == 1001 and f(X, 1000.0, "")[0] == 1000
+    for n in (int("7"), True, 7.0, 1, 1.0):
+        f(X, n, "")
+        assert is_native(f(X, n, "")) and f(X, n, "").tolist() == [n, n + 1, n + 2, n + 3]
+
+    class Odd:
+        def __hash__(self) -> int:
+            return 5
+
+        def __eq__(self, other: object) -> bool:
+            return isinstance(other, Odd)
+
+        def __len__(self) -> int:
+            return 2
+
+    for _ in range(3):
+        assert f(X, 1, Odd()).tolist() == [3, 4, 5, 6]
+
+
 def test_misses_and_several_specializations() -> None:
     f = jit(lambda x: x + x)
     many = [
