@@ -129,7 +129,7 @@ BERNOULLI = (1 / 6, -1 / 30, 1 / 42, -1 / 30, 5 / 66, -691 / 2730, 7 / 6, -3617 
 @function(2)
 def zeta(w: Writer, s: str, q: str) -> str:
     """Hurwitz' zeta function for s > 1 and q > 0 by Euler and Maclaurin: some terms, the integral of the rest, Bernoulli's corrections."""
-    terms, corrections = (5, 7) if w.single else (10, 11)
+    terms, corrections = (4, 7) if w.single else (7, 11)
     exponent = w.neg(s)
     a = w.add(q, float(terms))
     last = power_of(w, a, exponent)
