@@ -22,7 +22,7 @@ from tracegrad.codegen.product_sums import sum_before_products
 from tracegrad.codegen.residuals import recompute_residuals
 from tracegrad.codegen.rows import loop_over_rows
 from tracegrad.ir.program import Program
-from tracegrad.ir.types import ArrayType
+from tracegrad.ir.types import ArrayType, is_tape
 
 STRAIGHT_VECTORS = 6_000
 """Straight-line code of programs with more operations is not searched for vectors: that search takes longer than all the rest."""
@@ -84,6 +84,7 @@ def compile_program(
 
     target = targets.host() if target is None else target
     function, constants, callbacks = lower_program(prepare(program), name)
+    function.returns_tapes = any([is_tape(t.dtype) for t in program.out_types])
     plan_arena(function)
     # No dots: names with dots are those of library routines and elementary functions.
     symbol = "tg." + "".join(c if c.isascii() and c.isalnum() else "_" for c in name)

@@ -125,9 +125,13 @@ class Writer:
             self._declare("@tg.threads.set", "i32", ["i32"])
             self.external.add("tg.threads.set")
             entry.append("  %threads = call i32 @tg.threads.set(i32 1)")
-            restore = "  call i32 @tg.threads.set(i32 %threads)"
-            self.lines = [x for line in self.lines for x in ((restore, line) if line.startswith("  ret ") else (line,))]
-            self.lines.append(restore)
+            self._at_exits("  call i32 @tg.threads.set(i32 %threads)")
+        if any(b.kind == "region" for b in self.function.buffers):
+            # Tapes that nobody has given back yet, unless they are returned.
+            self._declare("@tg.tapes.release", "void", ["ptr", "i64"])
+            self.external.add("tg.tapes.release")
+            entry.append("  store i64 0, ptr %b.region, align 8")
+            self._at_exits("  call void @tg.tapes.release(ptr %b.region, i64 0)", not self.function.returns_tapes)
         head = f"define i32 @{self.symbol}({_PARAMETERS}) #0 {{"
         parts = [*self.globals.values(), head, "entry:", *entry, *self.lines, "  ret i32 0", "}", "", *self.functions]
         parts.extend(self._routines())
@@ -142,6 +146,12 @@ class Writer:
         parts.append(f"attributes #2 = {{ nounwind noinline {self.attributes} }}")
         parts.extend(self.metadata)
         return "\n".join(parts) + "\n"
+
+    def _at_exits(self, line: str, also_at_the_end: bool = True) -> None:
+        """Have a line executed where the function is left early, and where it ends."""
+        self.lines = [x for old in self.lines for x in ((line, old) if old.startswith("  ret ") else (old,))]
+        if also_at_the_end:
+            self.lines.append(line)
 
     def _bases(self, block: list[Any]) -> list[str]:
         """The addresses of the buffers that a block uses, computed where its function begins."""

@@ -11,7 +11,7 @@ of tapes. The node, in words of eight bytes:
 A tape is the address of its head; zero is the empty tape, which reads as zeros. All nodes that a call of a program makes are in its
 *region*, a list whose head is the word behind the addresses of the program's outputs. A loop whose body makes tapes that do not leave
 it notes the head of the list before an iteration and releases what is before that after it. What is left when the native function
-returns, also with an error, belongs to the caller (`runtime.tapes`).
+returns, also with an error, is released by itself; but if it returns tapes, the region belongs to the caller (`runtime.tapes`).
 
     ptr  tg.tapes.new(ptr region, i64 tapes, i64 steps, i64 stride)   a record with room for some steps; null: no memory
     ptr  tg.tapes.grow(ptr node, ptr place, i64 stride)               more room; where `place` is now; null: no memory, too many steps

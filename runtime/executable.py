@@ -16,7 +16,7 @@ import numpy as np
 from tracegrad.codegen.tape_memory import NO_MEMORY
 from tracegrad.ir.program import Literal, Program, Var
 from tracegrad.ir.types import ArrayType, is_key, is_tape
-from tracegrad.runtime import callbacks, engine, tape_memory, tapes
+from tracegrad.runtime import callbacks, engine, tapes
 from tracegrad.runtime.array import ArrayImpl, wrap
 from tracegrad.runtime.buffers import ALIGNMENT, ARENA, allocate, pointer, result
 from tracegrad.runtime.compilation import Compiled, compiled
@@ -103,7 +103,7 @@ class Executable:
         self.memory = [_memory(a.type) for a in self.computed.outputs]
         self._arena_size = code.arena_size
         self.has_effects = self.computed.has_effects or bool(code.callbacks)
-        self._makes_tapes = "tg.tapes.new" in code.externals
+        self._returns_tapes = "tg.tapes.new" in code.externals and any([is_tape(a.type.dtype) for a in self.computed.outputs])
         self._frames: list[_Frame] = []
 
     def __call__(self, args: Sequence[Any]) -> list[ArrayImpl]:
@@ -132,8 +132,6 @@ class Executable:
         for i, (shape, dtype, nbytes) in enumerate(self.memory):
             x, outputs[i] = result(shape, dtype, nbytes)
             results.append(x)
-        if self._makes_tapes:
-            outputs[len(results)] = 0
         if self.has_effects:
             # A program that calls back into Python needs scratch memory of its own: others may run before it returns.
             block = allocate(self._arena_size + ALIGNMENT)
@@ -143,12 +141,10 @@ class Executable:
             status = self._entry(
                 inputs_at, outputs_at, self._constants, ARENA.reserve(self._arena_size) if self._arena_size else None
             )
-        made = outputs[len(results)] if self._makes_tapes else 0
+        made = outputs[len(results)] if self._returns_tapes else 0
         self._frames.append(frame)
         if self.has_tapes and not status:
             self._own(made, arrays, results)
-        elif made:
-            tape_memory.release(made)
         if status or self.has_effects:
             self.raise_status(status)
 

@@ -1,7 +1,7 @@
 """Tapes in Python: who owns those that compiled programs return, and how NumPy and compiled code read each other's.
 
-Generated code writes tapes into records (`runtime.tape_memory`). The records that are left when a program returns are its caller's: if it
-has returned tapes, they live as long as an array of these does, else they are freed at once.
+Generated code writes tapes into records (`runtime.tape_memory`). Those that a program which returns tapes has not given back are its
+caller's, and live as long as an array of these tapes does.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ def loops(function: Callable[..., Any], *args: np.ndarray) -> str:
 
 
 def table(arrays: Sequence[np.ndarray]) -> Any:
-    return (ctypes.c_void_p * max(len(arrays), 1))(*[a.ctypes.data for a in arrays])
+    return (ctypes.c_void_p * (len(arrays) + 1))(*[a.ctypes.data for a in arrays])  # the last word is for tapes
 
 
 def execute(compiled: CompiledObject, *args: np.ndarray) -> list[np.ndarray]:

@@ -284,6 +284,16 @@ def test_the_backward_pass_runs_twice_and_on_copies() -> None:
     assert live() == before
 
 
+def test_every_call_gives_back_what_is_in_arrays_of_tapes() -> None:
+    """Tapes of a scan that is differentiated as a whole leave its body; calls that take the short way free them, too."""
+    fun = tg.jit(tg.grad(lambda a: jnp.sum(lax.map(newton, a))))
+    a = jnp.linspace(2.0, 3.0, 10)
+    before = live()
+    for _ in range(10):
+        np.testing.assert_allclose(np.asarray(fun(a)), 0.5 / np.sqrt(np.asarray(a)), rtol=1e-6)
+        assert live() == before
+
+
 def test_what_has_no_numbers_says_so() -> None:
     _, pullback = tg.vjp(newton, 2.0)
     (tape, *_) = [x for x in tg.tree_util.tree_leaves(pullback) if "tape" in str(x.aval.dtype)]
