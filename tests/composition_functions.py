@@ -22,13 +22,12 @@ STEP = np.array([1.0, 0.5])
 
 
 class Base(NamedTuple):
-    """A function to compose. holomorphic: it is one of complex arguments. forward: forward mode exists. loops: it has loops of unknown length."""
+    """A function to compose. holomorphic: it is one of complex arguments. forward: forward mode exists."""
 
     name: str
     call: Any
     holomorphic: bool = False
     forward: bool = True
-    loops: bool = False
 
 
 FUNCTIONS: dict[str, Base] = {}
@@ -325,7 +324,7 @@ def branches(x: Any) -> Any:
     return lax.switch(k, [jnp.sin, lambda y: jnp.exp(-y * y), lambda y: y * y[::-1] * 0.2, lambda y: jnp.ones_like(y)], x) + x
 
 
-@base(loops=True)
+@base
 def loop_while(x: Any) -> Any:
     """Newton's method for cube roots, each as many steps as it needs; then a loop whose length depends on the data."""
     target = 3 + jnp.sin(x)
@@ -339,7 +338,7 @@ def loop_while(x: Any) -> Any:
     return roots + total
 
 
-@base(loops=True)
+@base
 def loop_counted_at_run_time(x: Any) -> Any:
     n = 1 + jnp.floor(x[0]).astype(np.int32) % 3
     return lax.fori_loop(0, n, lambda i, c: 0.5 * c + jnp.sin(0.3 * c + x + i), x)

@@ -40,7 +40,7 @@ def _while_in_python(f: Function, x: np.ndarray) -> np.ndarray:
     return total + x
 
 
-@variant("while_loop", of_points(_while_in_python), mode="loop")
+@variant("while_loop", of_points(_while_in_python))
 def while_loop(f: Function) -> Function:
     """As many steps as the argument needs, which differs between the examples of a batch."""
 
@@ -53,7 +53,7 @@ def while_loop(f: Function) -> Function:
     return loop
 
 
-@variant("while_loop", of_points(lambda f, x: 0.25 * x + 1.5 * f(x)), mode="loop")
+@variant("while_loop", of_points(lambda f, x: 0.25 * x + 1.5 * f(x)))
 def while_loop_counting(f: Function) -> Function:
     """A carry of several types beside a captured value, and a fixed number of steps."""
 
@@ -84,7 +84,7 @@ def fori_loop(f: Function) -> Function:
     return lambda x: _counting(f, 0, 2, x)
 
 
-@variant("fori_loop", of_points(lambda f, x: _count_in_python(f, x, 1 + int(x[0].real) % 2)), mode="loop")
+@variant("fori_loop", of_points(lambda f, x: _count_in_python(f, x, 1 + int(x[0].real) % 2)))
 def fori_loop_of_traced_length(f: Function) -> Function:
     return lambda x: _counting(f, 0, 1 + jnp.floor(first(x)).astype(np.int32) % 2, x)
 

@@ -22,10 +22,6 @@ from tracegrad import lax
 
 Function = Callable[[Any], Any]
 
-REVERSE_LOOPS = True
-"""Whether reverse mode goes through loops of unknown length; it raises ValueError otherwise."""
-
-
 # Oracles
 
 H = 1 / 64
@@ -84,7 +80,7 @@ class Variant(NamedTuple):
     """One way to use a transform.
 
     apply: the operator, for traceable functions. oracle: the operator on functions of NumPy arrays. order: how often it differentiates. mode:
-    "forward" or "reverse" if it does, "loop" if it makes a loop of unknown length, "jvp rule" or "vjp rule" if it replaces derivatives.
+    "forward" or "reverse" if it does, "jvp rule" or "vjp rule" if it replaces derivatives.
     """
 
     transform: str
@@ -497,19 +493,22 @@ class Chain(NamedTuple):
             f = v.apply(f)
         return f
 
-    def errors(self) -> tuple[type[Exception], ...]:
-        """What the composition must raise: TypeError for forward mode of a custom_vjp function, ValueError for reverse mode of a loop."""
-        rule, always, loop = not self.base.forward, False, self.base.loops
-        found: set[type[Exception]] = set()
+    @property
+    def refused(self) -> bool:
+        """Whether it takes the forward derivative of a custom_vjp function, which raises TypeError."""
+        rule = not self.base.forward
         for v in reversed(self.operators):
-            if v.mode == "forward" and rule or v.mode in ("forward", "reverse") and always:
-                found.add(TypeError)
-            if v.mode == "reverse":
-                if loop and not REVERSE_LOOPS:
-                    found.add(ValueError)
-                rule = False
-            loop = loop or v.mode == "loop"
-            rule = rule or v.mode == "vjp rule"
-            # The rule of the custom_jvp operator is the forward derivative of what is inside.
-            always = always or (v.mode == "jvp rule" and rule)
-        return tuple(found)
+            if v.mode == "forward" and rule:
+                return True
+            rule = v.mode != "reverse" and rule or v.mode == "vjp rule"
+        return False
+
+    @property
+    def undecided(self) -> bool:
+        """Whether a custom_jvp rule takes the forward derivative of a custom_vjp function: reverse mode may find a way to transpose it or not."""
+        rule = not self.base.forward
+        for v in reversed(self.operators):
+            if v.mode == "jvp rule" and rule:
+                return True
+            rule = v.mode != "reverse" and rule or v.mode == "vjp rule"
+        return False

@@ -63,10 +63,10 @@ def oracle(chain: Chain, x: np.ndarray = START) -> Any:
 
 
 def check(chain: Chain, x: np.ndarray = START) -> None:
-    function, errors = chain.built(), chain.errors()
+    function = chain.built()
     for run in (function, tg.jit(function)):
-        if errors:
-            with pytest.raises(errors):
+        if chain.refused:
+            with pytest.raises(TypeError, match="forward-mode"):
                 run(x)
             continue
         want = oracle(chain, x)(x)
@@ -87,7 +87,8 @@ def pairs() -> list[Chain]:
     found = []
     for _ in range(ROUNDS):
         for outer, inner in itertools.product(TRANSFORMS, TRANSFORMS):
-            base = min(bases, key=lambda b: (bool(met[outer, b.name]) + bool(met[inner, b.name]), used[b.name]))
+            fitting = [b for b in bases if "custom_jvp" not in (outer, inner) or b.forward]
+            base = min(fitting, key=lambda b: (bool(met[outer, b.name]) + bool(met[inner, b.name]), used[b.name]))
             met.update([(outer, base.name), (inner, base.name)])
             used[base.name] += 1
             variants = []
@@ -107,7 +108,7 @@ def triples() -> list[Chain]:
     while len(found) < TRIPLES:
         variants = [kinds[k][rng.integers(len(kinds[k]))] for k in rng.integers(len(kinds), size=3)]
         chain = Chain(tuple(variants), bases[rng.integers(len(bases))])
-        if chain.order <= 3 and not chain.errors():
+        if chain.order <= 3 and not chain.refused and not chain.undecided:
             found[chain.name] = chain
     return list(found.values())
 
