@@ -146,16 +146,18 @@ def text(layout: Layout, slots: dict[str, int]) -> str:
     return _expand(source, numbers)
 
 
-_SHORT = re.compile(r"  (?:(%[\w.]+) = (word|addr|const|const64) (?:(%[\w.]+) )?|put (\w+) (\S+) (\S+) )(\w+)$")
-_NAME = re.compile(
+# Compiled when they are used: importing the package should not wait for it.
+_SHORT = r"  (?:(%[\w.]+) = (word|addr|const|const64) (?:(%[\w.]+) )?|put (\w+) (\S+) (\S+) )(\w+)$"
+_NAME = (
     r"\b(?:TABLE|GUARDS?|RESULTS?|BUILDS?|ARRAY|OBJECT|TUPLE|LIST|DICT|ND|DESCR|DTYPE|INFO|CALL)_\w+|NUMBER|PREFIX|BEHIND|EXTENT"
 )
 
 
 def _expand(source: str, numbers: dict[str, int]) -> str:
+    short, any_name = re.compile(_SHORT), re.compile(_NAME)
     lines = []
     for i, line in enumerate(source.split("\n")):
-        m = _SHORT.match(line)
+        m = short.match(line)
         if m is not None:
             to, what, base, t, value, place, name = m.groups()
             if what in ("const", "const64"):
@@ -166,6 +168,6 @@ def _expand(source: str, numbers: dict[str, int]) -> str:
             lines.append(f"  %at{i} = getelementptr i64, ptr {base or place}, i64 {index}")
             line = f"  store {t} {value}, ptr %at{i}, align 8" if what is None else f"  {to} = load {t}, ptr %at{i}, align 8"
         elif "_" in line or "E" in line:
-            line = _NAME.sub(lambda m: str(numbers[m[0]]), line)
+            line = any_name.sub(lambda m: str(numbers[m[0]]), line)
         lines.append(line)
     return "\n".join(lines)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ctypes
 import sys
-import sysconfig
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -135,11 +134,10 @@ def _tuple_items() -> int:
 @lru_cache(maxsize=1)
 def layout() -> Layout | None:
     """The layout of this interpreter's objects; None if it is not one that the dispatcher knows."""
+    flags = getattr(sys, "abiflags", "")
     if (
-        sys.implementation.name != "cpython"
-        or sysconfig.get_config_var("Py_GIL_DISABLED")
-        or sysconfig.get_config_var("Py_TRACE_REFS")
-    ):
+        sys.implementation.name != "cpython" or "t" in flags or hasattr(sys, "getobjects")
+    ):  # no global lock; references are traced
         return None
     if sys.version_info >= (3, 14):  # its reference counts and tuples are others, and nobody has tried
         return None
@@ -151,7 +149,7 @@ def layout() -> Layout | None:
     if not items:
         return None
     counts = "plain" if sys.version_info < (3, 12) else "immortal"
-    if sysconfig.get_config_var("Py_DEBUG"):
+    if "d" in flags:
         counts = "call"
     return Layout(items, counts)
 
