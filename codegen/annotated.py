@@ -60,8 +60,13 @@ def inspect(made: Annotated) -> None:
     optimized = str(module)
     made.outcomes = dict(outcomes(optimized, remarks))
     made.has_remarks = bool(remarks)
-    for name in made.function.helpers:
-        made.outcomes[name] = routine_outcome(optimized, name)
+    for name, routine in made.function.helpers.items():
+        outcome = made.outcomes[name] = Outcome()
+        for part in {name, *routine.definitions}:
+            found = routine_outcome(optimized, part)
+            outcome.scalars += found.scalars
+            for vector, count in found.vectors.items():
+                outcome.vectors[vector] = outcome.vectors.get(vector, 0) + count
 
 
 def routine_outcome(optimized: str, name: str) -> Outcome:

@@ -194,6 +194,12 @@ class Kernels:
             for root in group.roots if group is not None else ():
                 if root in self.builder.roots:
                     node.equations[self.builder.roots[root]] = None
+        # what is written to memory for an equation is not that equation's work, unless it only moves what is there
+        readers = (
+            {self.builder.readers[s] for s in node.statements if s in self.builder.readers} if node.kind != "copy" else set()
+        )
+        if node.equations.keys() - readers:
+            node.equations = {e: None for e in node.equations if e not in readers}
         if node.kind in ("loop", "while", "branches"):
             equation = self.builder.opened.get(_opener(node), (None, True))[0]
             node.equations = {} if equation is None else {equation: None}
@@ -322,8 +328,7 @@ class _Counter:
         elif kind is Call:
             flops = _call_flops(s)
             self.flops = None if flops is None or self.flops is None else self.flops + times * flops
-            # the last that a routine of ours writes is its scratch memory
-            for write, buffers in ((False, s.reads), (True, s.writes if s.symbol.startswith("tg.") else s.writes[:-1])):
+            for write, buffers in ((False, s.reads), (True, results_of_call(s))):
                 for b in buffers:
                     self._touch(b, write, None, -1, trips)
         elif kind is Copy:
@@ -393,6 +398,12 @@ class _Counter:
         return Work(self.flops, self.elementary, sums[False] if known else None, sums[True] if known else None, self.per_turn)
 
 
+def results_of_call(s: Call) -> tuple[Buffer, ...]:
+    """What a call writes, the scratch memory of a routine of ours left out, which comes last."""
+    scratch = len(s.writes) > 1 and not s.symbol.startswith("tg.") and s.writes[-1].dtype == "uint8"
+    return s.writes[:-1] if scratch else s.writes
+
+
 def _call_flops(s: Call) -> float | None:
     """The operations of a call of BLAS, from the sizes that it is given; None for other calls."""
     letter, name = s.symbol.rpartition(".")[2][:1], s.symbol.rpartition(".")[2][1:]
@@ -409,4 +420,4 @@ def _call_flops(s: Call) -> float | None:
     return product
 
 
-__all__ = ["Kernels", "Node", "Work", "counters_of", "trips_of"]
+__all__ = ["Kernels", "Node", "Work", "counters_of", "results_of_call", "trips_of"]

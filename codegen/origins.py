@@ -24,7 +24,7 @@ class OriginBuilder(Builder):
 
     origins: of each statement (scalars among them), the equations; opened: of each loop, the equation that was being lowered and
     whether its body may write any memory; groups: of the statements of a nest, its group; reasons: of a copy or a nest that writes a
-    value to memory, why that is done; updates: of an equation that overwrites an operand, (whether in place, why).
+    value to memory, why that is done, and readers: for which equation; updates: of an equation that overwrites an operand, (whether in place, why).
     """
 
     def __init__(self, function: Function):
@@ -34,6 +34,7 @@ class OriginBuilder(Builder):
         self.groups: dict[Any, Group] = {}
         self.roots: dict[Root, Equation] = {}
         self.reasons: dict[Any, str] = {}
+        self.readers: dict[Any, Equation] = {}
         self.updates: dict[Equation, list[tuple[bool, str]]] = {}
 
     def _note(self, statement: Any) -> None:
@@ -155,6 +156,8 @@ class OriginContext(Context):
         for statement in items[first:]:
             if statement not in b.groups:
                 b.reasons.setdefault(statement, reason)
+                if b.equation is not None:
+                    b.readers.setdefault(statement, b.equation)
 
     def _reader(self) -> str:
         return "the caller" if self.b.equation is None else self.b.equation.primitive.name

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from tracegrad.codegen.annotated import Annotated, annotate, inspect, with_clocks
-from tracegrad.codegen.kernels import Node
+from tracegrad.codegen.kernels import Node, results_of_call
 from tracegrad.codegen.loop_ir import Buffer, Call, Copy, For, Parallel, Store, Switch, Value, While
 from tracegrad.codegen.marked_text import Outcome
 from tracegrad.ir.program import Equation, Program
@@ -261,7 +261,7 @@ def _memory(made: Annotated, node: Node, statements: list[Any]) -> tuple[list[st
             written[s.buffer] = None
         elif kind is Call:
             read.update(dict.fromkeys(s.reads))
-            written.update(dict.fromkeys(s.writes if s.symbol.startswith("tg.") else s.writes[:-1]))
+            written.update(dict.fromkeys(results_of_call(s)))
         elif kind is Copy:
             written[s.target] = None
             if s.source is not None:
@@ -312,9 +312,8 @@ def _vectors(made: Annotated, node: Node, calls: list[str]) -> tuple[str, str]:
     if external and not widest:
         return "library", f"in {_listed(external)}"
     if widest:
-        how = (
-            "; ".join(r.removeprefix("vectorized loop (").removesuffix(")") for r in done) or "no loop is, but code between loops"
-        )
+        between = "written in vectors" if routines else "no loop is, but code between loops"
+        how = "; ".join(r.removeprefix("vectorized loop (").removesuffix(")") for r in done) or between
         if refused and done:
             how += "; other loops of it not: " + "; ".join(refused)
         elif refused:
@@ -327,7 +326,7 @@ def _vectors(made: Annotated, node: Node, calls: list[str]) -> tuple[str, str]:
     if not outcome.scalars and not outcome.remarks:
         return (
             ("memory", "fills or copies memory")
-            if not made.kernels.work(node).flops
+            if made.kernels.work(node).flops == 0
             else (UNKNOWN, "no instruction of it was found")
         )
     if refused:

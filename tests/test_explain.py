@@ -59,8 +59,17 @@ def test_products_count_twice_their_multiplications():
     x = np.ones((128, 64))
     table = explained(lambda x, y: x @ y, x, np.ones((64, 96)))
     assert sum(k.flops for k in table) == 2 * 128 * 64 * 96
-    assert table[0].kind in ("library call", "library calls") and table[0].vectors == "library"
-    assert any("gemm" in c for c in table[0].calls)
+    assert table[0].calls and table[0].vectors not in ("no", "memory", "unknown")
+    assert table[-1].writes == ["out0"]
+
+
+def test_calls_of_blas_say_their_operations():
+    x = np.ones((4, 50, 50))
+    table = explained(np.linalg.qr, x)
+    assert all(k.vectors != "memory" for k in table if k.kind == "routine")
+    (kernel,) = explained(lambda x, y: x @ y, np.ones((700, 30), np.complex64), np.ones((30, 20), np.complex64))[0:1]
+    assert any("cgemm" in c for c in kernel.calls) and kernel.flops == 8 * 700 * 30 * 20
+    assert kernel.vectors == "library" and "tg.blas.cgemm" in kernel.vectors_why
 
 
 def test_vectors_are_those_of_the_machine_code():
