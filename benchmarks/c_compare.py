@@ -5,7 +5,7 @@
 `c`: six programs, one of each kind, with the same computation in benchmarks/c/, compiled by `gcc -O3 -march=native` (no -ffast-math) and called
 through ctypes on memory that is there already; tracegrad's calls include its dispatch and the arrays of results. `numba`: loops written by hand in
 Numba's style, calls after compilation and, with fresh functions every time, the time to compile. Results are compared before anything is
-timed; both sides run in turns on one core, and medians are quoted, so a busy machine slows both.
+timed; both sides run in turns on one core, and medians of the processor's time are quoted, so that other work on the machine counts little.
 """
 
 from __future__ import annotations
@@ -149,20 +149,23 @@ def beside_c(name: str, folder: str, seconds: float) -> dict[str, float]:
 
 
 def in_turns(calls: dict[str, Callable[[], Any]], seconds: float) -> dict[str, float]:
-    """The median times of calls, made in turns in batches of about a millisecond."""
+    """The median times of the processor for calls, made in turns in batches of some milliseconds: each finds its own memory in the caches."""
     batch = {}
     for name, call in calls.items():
-        start = time.perf_counter()
-        call()
-        batch[name] = max(1, int(1e-3 / max(time.perf_counter() - start, 1e-7)))
+        alone = []
+        for _ in range(4):
+            start = time.process_time()
+            call()
+            alone.append(time.process_time() - start)
+        batch[name] = max(1, int(5e-3 / max(min(alone), 1e-7)))
     times: dict[str, list[float]] = {name: [] for name in calls}
     end = time.perf_counter() + seconds * len(calls)
     while len(next(iter(times.values()))) < 5 or time.perf_counter() < end:
         for name, call in calls.items():
-            start = time.perf_counter()
+            start = time.process_time()
             for _ in range(batch[name]):
                 call()
-            times[name].append((time.perf_counter() - start) / batch[name])
+            times[name].append((time.process_time() - start) / batch[name])
     return {name: statistics.median(t) for name, t in times.items()}
 
 
@@ -301,9 +304,9 @@ def beside_numba(name: str, seconds: float, rounds: int = 3) -> dict[str, float]
         arrays = [jnp.asarray(a) for a in args]
         jitted = tg.jit(ours)
         for who, call, given in (("Numba", hand, args), ("tracegrad", jitted, arrays)):
-            start = time.perf_counter()
+            start = time.process_time()
             result = call(*given)
-            first[who].append(time.perf_counter() - start)
+            first[who].append(time.process_time() - start)
             if who == "Numba":
                 want = result
     # multiply-adds round otherwise, and chaos makes more of that: a few points of a picture, the last digits of an orbit

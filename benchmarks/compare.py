@@ -1,7 +1,7 @@
 """tracegrad beside JAX and Numba: the table of the README.
 
     pip install jax numba          # what is missing is left out of the table
-    python benchmarks/compare.py [--only scan_gradient,...] [--rounds 3] [--markdown]
+    python benchmarks/compare.py [--only scan_gradient,...] [--rounds 3] [--markdown] [--plot FOLDER]
 
 Each workload is one program, written against JAX's names and given either package; Numba's column is a loop written by hand in Numba's style where
 that makes sense. Every (workload, package) runs in a process of its own, the packages taking turns within each round, so that neither sees the
@@ -264,6 +264,15 @@ def show(seconds: float) -> str:
     return f"{seconds * 1e3:.3g} ms" if seconds >= 1e-3 else f"{seconds * 1e6:.3g} us"
 
 
+def draw(folder: Path, rows: list[tuple[str, dict[str, dict[str, Any]]]], packages: list[str]) -> None:
+    """The tables as charts: times of calls and of first calls, of the packages that have them."""
+    from charts import bars
+
+    for key, title in (("run", "milliseconds of a call"), ("first", "milliseconds of the first call")):
+        series = {p: {name: best[p][key] * 1e3 for name, best in rows if key in best.get(p, {})} for p in packages}
+        bars(folder / f"compare_{key}.svg", title, {p: values for p, values in series.items() if values}, logarithmic=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", default="")
@@ -271,6 +280,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=1.0)
     parser.add_argument("--markdown", action="store_true")
+    parser.add_argument("--plot", default="", help="a folder to draw the table in")
     parser.add_argument("--worker", nargs=3)
     args = parser.parse_args()
     if args.worker:
@@ -304,6 +314,8 @@ def main() -> None:
                 sep="  ",
                 flush=True,
             )
+    if args.plot:
+        draw(Path(args.plot), rows, packages)
     if args.markdown:
         print("\n| workload | tracegrad | JAX | Numba | first call: tracegrad | JAX | Numba |\n|---|---|---|---|---|---|---|")
         for name, best in rows:

@@ -2,7 +2,7 @@
 
     python benchmarks/compile_time.py [--only tiny,lstm] [--rounds 5] [--markdown] [--plot FOLDER] [--profile lower]
 
-Stages: tracing the function (its transformations included), the passes from programs to programs, the passes of the code generator and lowering
+Milliseconds of the processor's time, so that what else the machine does hardly counts. Stages: tracing the function (its transformations included), the passes from programs to programs, the passes of the code generator and lowering
 to loop nests, writing LLVM's text, parsing it, LLVM's passes, machine code, loading that into the process with the addresses of what it calls, and the
 first run. The median of the rounds, each with a fresh function; the disk cache takes no part. `--profile STAGE` prints where the time of one stage goes.
 """
@@ -106,9 +106,9 @@ class Clock:
     def __call__(self, stage: str) -> Iterator[None]:
         if stage == self.profiled:
             self.profile.enable()
-        start = time.perf_counter()
+        start = time.process_time()
         yield
-        self.times[stage] = time.perf_counter() - start
+        self.times[stage] = time.process_time() - start
         if stage == self.profiled:
             self.profile.disable()
 
@@ -168,13 +168,13 @@ def main() -> None:
     rows = [[n, *[f"{t[s] * 1e3:.1f}" for s in STAGES], f"{sum(t.values()) * 1e3:.1f}"] for n, t in found.items()]
     from c_compare import table
 
-    print("\nmilliseconds")
+    print("\nmilliseconds of the processor")
     table(head, rows, args.markdown)
     if args.plot:
         from charts import bars
 
         series = {s: {n: found[n][s] * 1e3 for n in names} for s in STAGES}
-        bars(Path(args.plot) / "compile_time.svg", "milliseconds of each stage", series, logarithmic=True)
+        bars(Path(args.plot) / "compile_time.svg", "milliseconds of the processor for each stage", series, logarithmic=True)
 
 
 if __name__ == "__main__":
