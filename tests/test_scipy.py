@@ -106,6 +106,14 @@ def test_lu(trans):
         close(np.asarray(p) @ np.asarray(lower) @ np.asarray(upper), m)
 
 
+def test_lu_solve_with_wide_integers():
+    with config.override("enable_x64", True):
+        a, b = A.astype(np.float64), B.astype(np.float64)
+        factors, pivots = linalg.lu_factor(a)
+        for p in (pivots, np.asarray(pivots, np.int64)):
+            np.testing.assert_allclose(linalg.lu_solve((factors, p), b), np.linalg.solve(a, b), rtol=1e-9)
+
+
 def test_solve_and_factorizations():
     close(linalg.solve(A, B), np.linalg.solve(A, B), 1e-3)
     close(linalg.solve(SPD, B, assume_a="pos"), np.linalg.solve(SPD, B))

@@ -73,14 +73,15 @@ def lu(x: Any) -> tuple[Any, Any, Any]:
 
 def lu_pivots_to_permutation(pivots: Any, permutation_size: int) -> Any:
     """The permutation of range(permutation_size) that exchanging i with pivots[i], in order, makes."""
-    pivots = value("lu_pivots_to_permutation", pivots)
+    int32 = np.dtype(np.int32)
+    pivots = elementwise.convert_element_type(value("lu_pivots_to_permutation", pivots), int32, False)
     t = type_of(pivots)
     batch, k = t.shape[:-1], t.shape[-1]
-    identity = structural.broadcasted_iota(np.dtype(np.int32), (*batch, permutation_size), len(batch))
+    identity = structural.broadcasted_iota(int32, (*batch, permutation_size), len(batch))
     if k == 0 or permutation_size == 0:
         return identity
     axis = len(batch)
-    places = structural.broadcasted_iota(np.dtype(np.int32), (*batch, permutation_size), axis)
+    places = structural.broadcasted_iota(int32, (*batch, permutation_size), axis)
 
     def swap(i: Any, permutation: Any) -> Any:
         j = dynamic_index_in_dim(pivots, i, axis, keepdims=True)
@@ -95,7 +96,7 @@ def lu_pivots_to_permutation(pivots: Any, permutation_size: int) -> Any:
         return elementwise.select(here, spread(b), elementwise.select(there, spread(a), permutation))
 
     places_shape = (*batch, permutation_size)
-    return fori_loop(0, k, swap, identity)
+    return fori_loop(np.int32(0), np.int32(k), swap, identity)
 
 
 def qr(x: Any, *, pivoting: bool = False, full_matrices: bool = True, use_magma: bool | None = None) -> Any:
