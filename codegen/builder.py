@@ -475,10 +475,14 @@ class Builder:
         result: str | None = None,
         reads: Sequence[Buffer] = (),
         writes: Sequence[Buffer] = (),
+        flops: float | None = None,
     ) -> Value | None:
-        """Call an external C function. `args`: scalars and pointers (`address`, `constant_pointer`); `result`: its type, or None."""
+        """Call an external C function. `args`: scalars and pointers (`address`, `constant_pointer`); `result`: its type, or None;
+        `flops`: its operations, where they are known."""
         value = self._param(result, "", self.level) if result is not None else None
-        self.scopes[-1].items.append(Call(symbol, list(args), value, reads, writes))
+        call = Call(symbol, list(args), value, reads, writes)
+        call.flops = flops
+        self.scopes[-1].items.append(call)
         for w in writes:
             w.version += 1
         return value

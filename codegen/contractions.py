@@ -1,4 +1,4 @@
-"""Lowering of dot_general: BLAS for large products, generated loops for small ones, unrolled code in registers for tiny ones.
+"""Lowering of dot_general: BLAS for large products, tiles in vector registers for middling ones, loops for small, registers for tiny.
 
 A product is brought to the form C[batch, m, n] = sum over k of A[batch, m, k] B[batch, k, n] by views; memory is copied only where no
 stride pattern of BLAS fits. A product of vectors is a reduction like any other and joins its neighbours' nest.
@@ -22,6 +22,7 @@ from tracegrad.codegen.loop_ir import Index, Value
 from tracegrad.codegen.nests import Space, open_loops
 from tracegrad.codegen.reductions import Reduction, combine, flatten, identity, tree, unflatten
 from tracegrad.codegen.structural import _reshaped_strides
+from tracegrad.codegen.tiles import Tiles, applies
 from tracegrad.codegen.values import (
     IDENTICAL,
     Form,
@@ -48,6 +49,10 @@ UNROLLED_PRODUCTS = 640
 """A product of at most this many multiplications whose operands are small is written out in registers."""
 BLAS_PRODUCTS = 6_000
 """From so many multiplications a matrix, BLAS is worth its call."""
+TILED_PRODUCTS = 160_000_000
+"""Up to so many, code made for the size is faster than BLAS, which copies its operands: by a tenth to a quarter, measured."""
+MOST_ROUTINES = 32
+"""A program has at most so many pieces of such code, for the sake of compile time."""
 BLAS_VECTOR = 60_000
 """The same for a matrix times a vector."""
 LAZY_TERMS = 4
@@ -275,6 +280,13 @@ def multiply(ctx: Context, a: View, c: View, target: View) -> None:
     if dtype in _BLAS_DTYPES and work > (BLAS_VECTOR if vector else BLAS_PRODUCTS) and min(m * n, k * m, k * n) > 1:
         if vector and k > 1:
             _for_each(ctx, a, c, target, _gemv, work)
+        elif (
+            work <= TILED_PRODUCTS
+            and target.strides[-1] == 1
+            and applies(dtype, (m, k, n))
+            and len(ctx.lowering.function.helpers) < MOST_ROUTINES
+        ):
+            _for_each(ctx, a, c, target, _tiled, work)
         else:
             _for_each(ctx, blas_ready(ctx, a), blas_ready(ctx, c), target, _gemm, work)
         return
@@ -295,6 +307,39 @@ def _for_each(ctx: Context, a: View, c: View, target: View, rule: Any, work: int
         space = Space(batch, False)
         places = space.indices(open_loops(ctx, stack, space.runs, written, prod(batch) * work))
         rule(ctx, matrix(a, places), matrix(c, places), matrix(target, places))
+
+
+def _tiled(ctx: Context, a: View, c: View, target: View) -> None:
+    """By code for the size; large products as tasks of some panels, or of some rows."""
+    b = ctx.b
+    (m, k), n = a.type.shape, c.type.shape[1]
+    t = Tiles(target.type.dtype, (m, k, n), (a.strides[0], a.strides[1]), (c.strides[0], c.strides[1]), target.strides[0])
+    helpers = ctx.lowering.function.helpers
+    if t.name not in helpers:
+        helpers[t.name] = t.routine()
+    work = m * n * k
+    tasks = 1 if work < PARALLEL_PRODUCTS or b.parallel_depth else 4 if work < 200_000_000 else 8
+    by_panels = t.panels >= tasks and (t.panels % tasks == 0 or t.packed or t.panels >= 4 * tasks) or t.tiles < tasks
+    whole = t.panels if by_panels else t.tiles
+    each = -(-whole // tasks)
+    count = -(-whole // each)
+
+    def call(low: Value, high: Value) -> None:
+        every = (b.const("i64", 0), b.const("i64", t.tiles if by_panels else t.panels))
+        ranges = (low, high, *every) if by_panels else (*every, low, high)
+        pointers = [b.address(v.buffer, v.offset) for v in (a, c, target)]
+        numbers = [b.const("i64", x) for x in t.numbers]
+        flops = 2.0 * work / count
+        b.call(t.name, [*pointers, *ranges, *numbers], reads=(a.buffer, c.buffer), writes=(target.buffer,), flops=flops)
+
+    if count == 1:
+        call(b.const("i64", 0), b.const("i64", whole))
+        return
+    with b.parallel(count, frozenset((target.buffer,))) as task:
+        high = b.index(task * each + each)
+        if count * each != whole:
+            high = b.op("smin", "i64", high, b.const("i64", whole))
+        call(b.index(task * each), high)
 
 
 def _contiguous(view: View) -> tuple[bool, bool]:

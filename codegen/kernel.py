@@ -43,6 +43,7 @@ class Kernel:
         self.counter = 0
         self.fast = ""
         self.terminated = False
+        self.attributes = ""  # of the function, as LLVM writes them
         self.loops_made = 0
         self.metadata: list[str] = []
         # numbers of metadata that other texts of the module do not use
@@ -282,6 +283,6 @@ class Kernel:
             self.ret()
         params = ", ".join(f"{v.type}{' noalias' if p in self.noalias else ''} {v.ref}" for p, v in self.params.items())
         body = "\n".join(["entry:", *self.entry, "  br label %start", "start:", *self.lines])
-        return f"define {linkage} {self.result} @{self.name}({params}) #0 {{\n{body}\n}}\n" + "".join(
+        return f"define {linkage} {self.result} @{self.name}({params}) {self.attributes}#0 {{\n{body}\n}}\n" + "".join(
             f"{m}\n" for m in self.metadata
         )

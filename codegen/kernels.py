@@ -405,7 +405,9 @@ def results_of_call(s: Call) -> tuple[Buffer, ...]:
 
 
 def _call_flops(s: Call) -> float | None:
-    """The operations of a call of BLAS, from the sizes that it is given; None for other calls."""
+    """The operations of a call: as it says itself, or for BLAS from the sizes that it is given; None for other calls."""
+    if s.flops is not None:
+        return s.flops
     letter, name = s.symbol.rpartition(".")[2][:1], s.symbol.rpartition(".")[2][1:]
     if not s.symbol.startswith("tg.blas.") or name not in ("gemm", "gemv"):
         return None

@@ -294,9 +294,9 @@ class Switch:
 
 
 class Call:
-    """A call of an external C function by symbol, for its effects; a result, if used, is `result`."""
+    """A call of an external C function by symbol, for its effects; a result, if used, is `result`. flops: its operations, where known."""
 
-    __slots__ = ("symbol", "args", "result", "reads", "writes")
+    __slots__ = ("symbol", "args", "result", "reads", "writes", "flops")
 
     def __init__(
         self, symbol: str, args: list[Any], result: Value | None, reads: Sequence[Buffer] = (), writes: Sequence[Buffer] = ()
@@ -306,6 +306,7 @@ class Call:
         self.result = result
         self.reads = tuple(reads)
         self.writes = tuple(writes)
+        self.flops: float | None = None
 
 
 class Alloc:

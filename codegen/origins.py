@@ -68,8 +68,9 @@ class OriginBuilder(Builder):
         result: str | None = None,
         reads: Sequence[Buffer] = (),
         writes: Sequence[Buffer] = (),
+        flops: float | None = None,
     ) -> Value | None:
-        value = super().call(symbol, args, result, reads, writes)
+        value = super().call(symbol, args, result, reads, writes, flops)
         self._note(self.scopes[-1].items[-1])
         return value
 

@@ -1,0 +1,248 @@
+"""Matrix products as generated code, where their sizes are known: tiles of the result that stay in vector registers.
+
+A tile of some rows by up to four vectors of columns is summed over the whole inner dimension: for every term as many loads as the tile has
+vectors in a row, and for each of its rows one element of the left operand, spread over a vector and multiplied in. That is the inner
+kernel of every BLAS (Goto and van de Geijn, "Anatomy of high-performance matrix multiplication", 2008), without its copies of the operands: with
+sizes known, a left operand is read where it lies, whatever its strides, and a right one, too, if its rows are contiguous; otherwise a panel of it
+(the columns of a tile) is transposed into a small buffer first. Each element is summed in the order of the inner dimension by fused multiply-adds,
+however the tiles are divided among tasks.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from tracegrad.codegen import target
+from tracegrad.codegen.kernel import Kernel, Value, compute_type
+from tracegrad.codegen.library import Routine
+
+HEIGHTS = {512: {1: 14, 2: 12, 3: 8, 4: 6}, 256: {1: 10, 2: 6, 3: 4}}
+"""Rows of a tile by its vectors in a row, by the bits of a vector: what fits into 32 or 16 registers."""
+FILLED, SMALL = 0.7, 30_000
+"""Where rows fill less than that part of their vectors, BLAS is better, unless the product is so small that its call counts."""
+PACKED_BYTES = 1 << 18
+"""A panel of the right operand that is transposed into a buffer on the stack has at most so many bytes."""
+
+
+class Tiles:
+    """How a product of (m, k) by (k, n) elements is divided: `panels` of columns, each `tiles` of rows.
+
+    a, b: the strides of the operands' rows and columns, in elements; c: that of the result's rows (its columns are one apart).
+    The routine `(a, b, c, first panel, last, first tile, last, *numbers)` computes the tiles of a range of panels and rows. It is one for
+    many products: sizes and strides are among its arguments.
+    """
+
+    def __init__(self, dtype: Any, sizes: tuple[int, int, int], a: tuple[int, int], b: tuple[int, int], c: int):
+        self.dtype = np.dtype(dtype)
+        m, k, n = sizes
+        bits = target.host().vector_bits
+        self.lanes = bits // (8 * self.dtype.itemsize)
+        heights = HEIGHTS[bits]
+        vectors = -(-n // self.lanes)
+        most = max(heights)
+        # panels of one width, so that one loop goes over them, and what is left of the columns
+        self.width = vectors if vectors <= most else most if vectors % most == 0 or vectors % (most - 1) else most - 1
+        whole, rest = divmod(vectors, self.width)
+        self.panels = whole + (rest > 0)
+        tail = n - (vectors - 1) * self.lanes
+        self.cut = tail < self.lanes
+        if self.cut and not rest:
+            # the last panel ends within a vector: it has code of its own
+            whole, rest = whole - 1, self.width
+        self.loops, self.rest = whole > 0, rest
+        # rows divided as evenly as possible: `more` tiles of `height` rows, the others one row less
+        self.tiles = -(-m // heights[self.width])
+        self.height = -(-m // self.tiles)
+        more = m - self.tiles * (self.height - 1)
+        self.uneven = more < self.tiles
+        self.packed = b[1] != 1 and n > 1
+        row = self.width * self.lanes
+        self.room = 1 << (k * row - 1).bit_length() if self.packed else 0
+        self.numbers = (whole, more, k, *a, *b, c, tail)
+
+    @property
+    def name(self) -> str:
+        parts = (self.dtype, self.width, self.rest, self.height, self.room)
+        flags = "_loop" * self.loops + "_cut" * self.cut + "_uneven" * self.uneven
+        return f"tg_product_{'_'.join(map(str, parts))}{flags}"
+
+    def routine(self) -> Routine:
+        k = Kernel(self.name, dict.fromkeys("abc", "ptr") | dict.fromkeys(NUMBERS, "i64"), noalias=("a", "b", "c"))
+        k.attributes = "noinline "
+        writer = _Writer(k, self)
+        last, whole = k["last"], k["whole"]
+        if self.loops:
+            with k.loop(k["first"], k.intrinsic("smin", last, whole), vectorize=False) as panel:
+                writer.panel(panel, self.width, False)
+        if self.rest:
+            with k.if_(last > whole):
+                writer.panel(whole, self.rest, self.cut)
+        return Routine(k, 0, writer.helpers.values())
+
+
+NUMBERS = ("first", "last", "low", "high", "whole", "more", "terms", "down", "along", "step", "across", "row", "tail")
+
+
+def applies(dtype: Any, sizes: tuple[int, int, int]) -> bool:
+    """Whether such code is the best for a product here: real numbers, rows that fill their vectors well, panels that fit into the cache."""
+    bits = target.host().vector_bits
+    m, k, n = sizes
+    dtype = np.dtype(dtype)
+    if dtype.name not in ("float32", "float64") or bits not in HEIGHTS or m < 2:
+        return False
+    lanes = bits // (8 * dtype.itemsize)
+    if n < FILLED * -(-n // lanes) * lanes and m * k * n > SMALL:
+        return False
+    return k * max(HEIGHTS[bits]) * bits // 8 <= PACKED_BYTES
+
+
+class _Writer:
+    """Writes the code that goes over panels and tiles, and notes the kernels that it calls."""
+
+    def __init__(self, k: Kernel, tiles: Tiles):
+        self.k, self.t = k, tiles
+        self.helpers: dict[str, Kernel] = {}
+        self.scalar = compute_type(tiles.dtype)
+        self.length = tiles.width * tiles.lanes  # of a row of the transposed panel
+        self.buffer = k.stack(tiles.dtype, tiles.room).pointer if tiles.packed else None
+
+    def call(self, kernel: Kernel, *arguments: Any) -> None:
+        k = self.k
+        self.helpers[kernel.name] = kernel
+        values = [a if isinstance(a, Value) else k.value(a, "i64") for a in arguments]
+        k.line(f"call void @{kernel.name}({', '.join(map(repr, values))})")
+
+    def panel(self, panel: Value, width: int, cut: bool) -> None:
+        """Columns from panel * width on: all tiles of a range of rows. `cut`: the last vector is not whole."""
+        k, t = self.k, self.t
+        column = panel * self.length
+        right, step = k.offset(k["b"], column * k["across"], self.scalar), k["step"]
+        if self.buffer is not None:
+            columns = k["tail"] + (width - 1) * t.lanes if cut else k.value(width * t.lanes, "i64")
+            self.call(_transpose(t.dtype), right, self.buffer, k["terms"], columns, step, k["across"], self.length)
+            right, step = self.buffer, k.value(self.length, "i64")
+        target = k.offset(k["c"], column, self.scalar)
+
+        def tiles(low: Value, high: Value, height: int, extra: Any) -> None:
+            with k.loop(low, high, vectorize=False) as tile:
+                row = tile * height + extra
+                left, place = k.offset(k["a"], row * k["down"], self.scalar), k.offset(target, row * k["row"], self.scalar)
+                kernel = _tile(t.dtype, t.lanes, height, width, cut)
+                self.call(kernel, left, right, place, k["terms"], k["down"], k["along"], step, k["row"], k["tail"])
+
+        low, high, more = k["low"], k["high"], k["more"]
+        if not t.uneven:
+            tiles(low, high, t.height, 0)
+            return
+        tiles(low, k.intrinsic("smin", high, more), t.height, 0)
+        tiles(k.intrinsic("smax", low, more), high, t.height - 1, more)
+
+
+@lru_cache(maxsize=64)
+def _tile(dtype: Any, lanes: int, height: int, width: int, cut: bool) -> Kernel:
+    """A tile: (left, right, target, terms, the left operand's two strides, the right one's, the target's, columns of the last vector)."""
+    pointers, numbers = ("a", "b", "c"), ("terms", "down", "along", "step", "row", "tail")
+    name = f"tg_tile_{dtype}_{lanes}_{height}_{width}{'_cut' * cut}"
+    k = Kernel(name, dict.fromkeys(pointers, "ptr") | dict.fromkeys(numbers, "i64"), noalias=pointers)
+    k.attributes = "noinline "  # one copy for all products: the call is short beside the work
+    scalar = compute_type(dtype)
+    vector, suffix = f"<{lanes} x {scalar}>", f"v{lanes}f{8 * dtype.itemsize}"
+    align = dtype.itemsize
+
+    def at(pointer: Value, index: Any) -> Value:
+        return k.offset(pointer, index, scalar)
+
+    def spread(type: str, x: Value) -> Value:
+        one = k.emit(type, f"insertelement {type} poison, {x.type} {x.ref}, i32 0")
+        return k.emit(type, f"shufflevector {type} {one.ref}, {type} poison, <{lanes} x i32> zeroinitializer")
+
+    multiply_add, masked_load, masked_store = (f"llvm.{n}.{suffix}" for n in ("fmuladd", "masked.load", "masked.store"))
+    masked_load, masked_store = masked_load + ".p0", masked_store + ".p0"
+    k.externals[multiply_add] = f"declare {vector} @{multiply_add}({vector}, {vector}, {vector})"
+    mask = ""
+    if cut:
+        counts = f"<{lanes} x i32>"
+        tail = spread(counts, k.emit("i32", f"trunc i64 {k['tail'].ref} to i32"))
+        places = ", ".join(f"i32 {q}" for q in range(lanes))
+        mask = f"<{lanes} x i1> {k.emit(f'<{lanes} x i1>', f'icmp slt {counts} <{places}>, {tail.ref}').ref}"
+        k.externals[masked_load] = f"declare {vector} @{masked_load}(ptr, i32, <{lanes} x i1>, {vector})"
+        k.externals[masked_store] = f"declare void @{masked_store}({vector}, ptr, i32, <{lanes} x i1>)"
+
+    def load(pointer: Value, masked: bool) -> Value:
+        if not masked:
+            return k.emit(vector, f"load {vector}, ptr {pointer.ref}, align {align}")
+        return k.emit(
+            vector, f"call {vector} @{masked_load}(ptr {pointer.ref}, i32 {align}, {mask}, {vector} zeroinitializer)"
+        )
+
+    rows = [at(k["a"], k["down"] * r) for r in range(height)]
+    zero = Value(k, vector, "zeroinitializer")
+    sums = [[k.var(vector, zero) for _ in range(width)] for _ in range(height)]
+    with k.loop(0, k["terms"], vectorize=False) as p:
+        terms = at(k["b"], p * k["step"])
+        place = p * k["along"]
+        vectors = [load(at(terms, q * lanes), cut and q == width - 1) for q in range(width)]
+        for left, line in zip(rows, sums, strict=True):
+            factor = spread(vector, k.load(at(left, place), scalar))
+            for v, s in zip(vectors, line, strict=True):
+                operands = f"{vector} {factor.ref}, {vector} {v.ref}, {vector} {s.get().ref}"
+                s.set(k.emit(vector, f"call {vector} @{multiply_add}({operands})"))
+    for r, line in enumerate(sums):
+        target = at(k["c"], k["row"] * r)
+        for q, s in enumerate(line):
+            x, pointer = s.get().ref, at(target, q * lanes).ref
+            if cut and q == width - 1:
+                k.line(f"call void @{masked_store}({vector} {x}, ptr {pointer}, i32 {align}, {mask})")
+            else:
+                k.line(f"store {vector} {x}, ptr {pointer}, align {align}")
+    return k
+
+
+@lru_cache(maxsize=4)
+def _transpose(dtype: Any) -> Kernel:
+    """Columns of the right operand as rows of a buffer: (source, buffer, terms, columns, strides, length of the buffer's rows)."""
+    names = dict.fromkeys(("source", "buffer"), "ptr") | dict.fromkeys(("terms", "columns", "down", "along", "row"), "i64")
+    k = Kernel(f"tg_tile_transpose_{dtype}", names, noalias=("source", "buffer"))
+    k.attributes = "noinline "
+    scalar = compute_type(dtype)
+    four = f"<4 x {scalar}>"
+    align = dtype.itemsize
+
+    def source(p: Any, j: Any) -> Value:
+        return k.offset(k["source"], p * k["down"] + j * k["along"], scalar)
+
+    def target(p: Any, j: Any) -> Value:
+        return k.offset(k["buffer"], p * k["row"] + j, scalar)
+
+    def one(p: Any, j: Any) -> None:
+        k.line(f"store {scalar} {k.load(source(p, j), scalar).ref}, ptr {target(p, j).ref}, align {align}")
+
+    def shuffle(x: Value, y: Value, which: tuple[int, ...]) -> Value:
+        mask = ", ".join(f"i32 {w}" for w in which)
+        return k.emit(four, f"shufflevector {four} {x.ref}, {four} {y.ref}, <4 x i32> <{mask}>")
+
+    zero = k.value(0, "i64")
+    across, down = k.var("i64", zero), k.var("i64", zero)
+    with k.if_(k.compare("icmp eq", k["down"], k.value(1, "i64"))):
+        # where the terms of a column are neighbours: four by four elements at a time
+        for variable, size in ((across, "columns"), (down, "terms")):
+            variable.set(k.emit("i64", f"and i64 {k[size].ref}, -4"))
+        with k.loop(0, across.get(), 4, vectorize=False) as j, k.loop(0, down.get(), 4, vectorize=False) as p:
+            w, x, y, z = (k.emit(four, f"load {four}, ptr {source(p, j + q).ref}, align {align}") for q in range(4))
+            low, high = (0, 4, 1, 5), (2, 6, 3, 7)
+            wx, yz, xw, zy = shuffle(w, x, low), shuffle(y, z, low), shuffle(w, x, high), shuffle(y, z, high)
+            first, second = (0, 1, 4, 5), (2, 3, 6, 7)
+            done = shuffle(wx, yz, first), shuffle(wx, yz, second), shuffle(xw, zy, first), shuffle(xw, zy, second)
+            for q, line in enumerate(done):
+                k.line(f"store {four} {line.ref}, ptr {target(p + q, j).ref}, align {align}")
+    with k.loop(down.get(), k["terms"], vectorize=False) as p, k.loop(0, across.get(), vectorize=False) as j:
+        one(p, j)
+    with k.loop(across.get(), k["columns"], vectorize=False) as j, k.loop(0, k["terms"], vectorize=False) as p:
+        one(p, j)
+    return k
+
+
+__all__ = ["Tiles", "applies"]

@@ -1,0 +1,98 @@
+"""Products by tiles in registers: every layout and remainder, the same bits however they are cut, and where BLAS is left to it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+from codegen_harness import loops
+
+import tracegrad as tg
+from tracegrad.codegen import target
+from tracegrad.codegen.tiles import HEIGHTS, Tiles, applies
+
+RNG = np.random.default_rng(7)
+
+TILED = pytest.mark.skipif(target.host().vector_bits not in HEIGHTS, reason="no tiles for vectors of this length")
+
+SIZES = [(63, 32, 63), (20, 30, 40), (33, 7, 65), (2, 200, 48), (7, 33, 100), (61, 67, 129), (130, 120, 160)]
+
+
+def operand(rows: int, columns: int, layout: str, dtype: Any) -> np.ndarray:
+    """Whole numbers, so that sums are exact in any order."""
+    shape = (rows, columns) if layout == "rows" else (columns, rows)
+    return RNG.integers(-8, 9, shape).astype(dtype)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("left", ["rows", "columns"])
+@pytest.mark.parametrize("right", ["rows", "columns"])
+def test_layouts_and_remainders(left: str, right: str, dtype: Any) -> None:
+    @tg.jit
+    def products(pairs: Any) -> Any:
+        return [(a if left == "rows" else a.T) @ (b if right == "rows" else b.T) for a, b in pairs]
+
+    with tg.enable_x64(True):
+        pairs = [(operand(m, k, left, dtype), operand(k, n, right, dtype)) for m, k, n in SIZES]
+        found = products(pairs)
+    for (a, b), c in zip(pairs, found, strict=True):
+        wanted = (a if left == "rows" else a.T) @ (b if right == "rows" else b.T)
+        assert np.asarray(c).dtype == dtype
+        np.testing.assert_array_equal(np.asarray(c), wanted)
+
+
+def test_batches_and_windows_of_larger_arrays() -> None:
+    a, b = operand(5 * 40, 50, "rows", np.float32).reshape(5, 40, 50), operand(5 * 60, 50, "rows", np.float32).reshape(5, 60, 50)
+    found = tg.jit(lambda a, b: (a[:, 3:, 7:47] @ b[:, ::-1, 10:].swapaxes(1, 2)))(a, b)
+    np.testing.assert_array_equal(np.asarray(found), a[:, 3:, 7:47] @ b[:, ::-1, 10:].swapaxes(1, 2))
+
+
+@TILED
+def test_products_of_one_form_share_their_code() -> None:
+    def f(a: Any, b: Any, c: Any) -> Any:
+        return a @ b, (a @ c)[:, ::-1]
+
+    shapes = [(60, 64), (64, 128), (64, 256)]
+    text = loops(f, *[np.ones(s, np.float32) for s in shapes])
+    assert "sgemm" not in text
+    names = {word.partition("(")[0] for word in text.split() if word.startswith("tg_product")}
+    assert len(names) == 1
+
+
+@TILED
+def test_rows_that_leave_vectors_empty_and_long_sums_go_to_blas() -> None:
+    lanes = target.host().vector_bits // 32
+    assert applies(np.float32, (100, 100, lanes))
+    assert not applies(np.float32, (100, 100, lanes + 1))
+    assert not applies(np.float32, (64, 1 << 20, 64))
+    assert not applies(np.complex64, (64, 64, 64))
+
+
+@TILED
+def test_tiles_cover_every_row_once() -> None:
+    for m in range(2, 70):
+        t = Tiles(np.float32, (m, 32, 64), (32, 1), (64, 1), 64)
+        more = t.numbers[1]
+        assert more * t.height + (t.tiles - more) * (t.height - 1) == m
+        assert 0 < more <= t.tiles and t.height <= HEIGHTS[target.host().vector_bits][t.width]
+
+
+_BITS = """
+import hashlib, numpy as np, tracegrad as tg
+r = np.random.default_rng(0)
+a, b = r.normal(size=(150, 140)).astype("f"), r.normal(size=(140, 170)).astype("f")
+found = tg.jit(lambda a, b: (a @ b, b.T @ a.T, (a @ b).T @ a))(a, b)
+print(hashlib.sha256(b"".join(np.asarray(x).tobytes() for x in found)).hexdigest())
+"""
+
+
+def test_the_bits_do_not_depend_on_the_number_of_threads() -> None:
+    def run(threads: str) -> str:
+        env = {**os.environ, "TRACEGRAD_THREADS": threads, "TRACEGRAD_CACHE": "0"}
+        return subprocess.run([sys.executable, "-c", _BITS], env=env, capture_output=True, text=True, check=True).stdout
+
+    assert run("1") == run("3")
