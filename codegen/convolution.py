@@ -24,6 +24,7 @@ import numpy as np
 
 from tracegrad.codegen.kernel import Buffer, Kernel, Value
 from tracegrad.codegen.library import Routine, blas_symbol, lower_by, one_thread
+from tracegrad.codegen.tiles import Tiles, applies
 from tracegrad.ir.contractions import accumulation_dtype, conv_general_dilated_p, dilated_size
 from tracegrad.ir.types import ArrayType
 
@@ -145,7 +146,7 @@ def conv_routine(
     else:
         conv.piece = PIECE * 8
         conv.emit()
-    return Routine(k, conv.scratch.used)
+    return Routine(k, conv.scratch.used, conv.helpers.values())
 
 
 class _Convolution:
@@ -153,6 +154,7 @@ class _Convolution:
         self.k, self.lhs, self.rhs, self.out = k, lhs, rhs, out
         self.lhs_spec, self.rhs_spec, self.out_spec = params["dimension_numbers"]
         self.scratch = _Scratch(k)
+        self.helpers: dict[str, Kernel] = {}
         self.dtype = np.dtype(accumulation_dtype(lhs.dtype, params["preferred_element_type"]))
         self.feature_groups, self.batch_groups = params["feature_group_count"], params["batch_group_count"]
         self.groups = self.feature_groups * self.batch_groups
@@ -437,6 +439,8 @@ class _Convolution:
         width = prod(others) * inner
         rest = prod(firsts[1:])
         piece = max(1, min(steps_total, self.piece // max(1, rest * width)))
+        # pieces of one size, where they need not be much smaller for that
+        piece = next((p for p in range(piece, piece // 2, -1) if steps_total % p == 0), piece)
         patches = self.scratch.take(self.dtype, piece * rest * width)
         k = self.k
         with k.loop(0, steps_total, piece) as begin:
@@ -445,7 +449,7 @@ class _Convolution:
             with k.loop(begin, end) as t:
                 n, p = (t // head, t % head) if head > 1 else (t, k.value(0, "i64"))
                 self._fill_patches(source, patches, n, p, (t - begin) * (rest * width), x_strides, inner, width)
-            count = (end - begin) * rest
+            count = (end - begin) * rest if steps_total % piece else k.value(piece * rest, "i64")
             if self.columns:
                 at = begin * (rest * self.fan_out)
                 self._product(patches, matrix.shifted(at), target, rows, count, begin, piece < steps_total)
@@ -499,6 +503,11 @@ class _Convolution:
         if dtype.kind in "iub":
             self._product_loops(a, b, c, rows, depth, first)
             return
+        if not self.columns and rows.known is not None and depth.known is not None:
+            sizes = (rows.known, depth.known, self.group_out)
+            if applies(dtype, sizes):
+                self._product_tiles(a, b, c, Tiles(dtype, sizes, (depth.known, 1), (self.fan_out, 1), self.fan_out))
+                return
 
         def integer(value: Any) -> Value:
             return k.by_reference(value.cast("i32") if isinstance(value, Value) else value, np.int32)
@@ -514,6 +523,12 @@ class _Convolution:
         arguments = [letter("N"), letter("T" if self.columns else "N"), integer(self.group_out), integer(rows), integer(depth)]
         arguments += [alpha, b.pointer, lead, a.pointer, integer(rows if self.columns else depth), beta, c.pointer, lead]
         k.call(blas_symbol("gemm", dtype), arguments)
+
+    def _product_tiles(self, a: Buffer, b: Buffer, c: Buffer, t: Tiles) -> None:
+        k = self.k
+        self.helpers.update((helper.name, helper) for helper in t.kernels())
+        numbers = [k.value(x, "i64") for x in (0, t.panels, 0, t.tiles, *t.numbers)]
+        k.line(f"call void @{t.name}({', '.join(map(repr, (a.pointer, b.pointer, c.pointer, *numbers)))})")
 
     def _product_loops(self, a: Buffer, b: Buffer, c: Buffer, rows: Value, depth: Value, first: Value | None) -> None:
         k = self.k

@@ -70,6 +70,11 @@ class Tiles:
         return f"tg_product_{'_'.join(map(str, parts))}{flags}"
 
     def routine(self) -> Routine:
+        *helpers, kernel = self.kernels()
+        return Routine(kernel, 0, helpers)
+
+    def kernels(self) -> list[Kernel]:
+        """The routine's kernel, after those that it calls."""
         k = Kernel(self.name, dict.fromkeys("abc", "ptr") | dict.fromkeys(NUMBERS, "i64"), noalias=("a", "b", "c"))
         k.attributes = "noinline "
         writer = _Writer(k, self)
@@ -80,7 +85,7 @@ class Tiles:
         if self.rest:
             with k.if_(last > whole):
                 writer.panel(whole, self.rest, self.cut)
-        return Routine(k, 0, writer.helpers.values())
+        return [*writer.helpers.values(), k]
 
 
 NUMBERS = ("first", "last", "low", "high", "whole", "more", "terms", "down", "along", "step", "across", "row", "tail")

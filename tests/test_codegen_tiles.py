@@ -12,6 +12,7 @@ import pytest
 from codegen_harness import loops
 
 import tracegrad as tg
+from tracegrad import lax
 from tracegrad.codegen import target
 from tracegrad.codegen.tiles import HEIGHTS, Tiles, applies
 
@@ -49,6 +50,16 @@ def test_batches_and_windows_of_larger_arrays() -> None:
     a, b = operand(5 * 40, 50, "rows", np.float32).reshape(5, 40, 50), operand(5 * 60, 50, "rows", np.float32).reshape(5, 60, 50)
     found = tg.jit(lambda a, b: (a[:, 3:, 7:47] @ b[:, ::-1, 10:].swapaxes(1, 2)))(a, b)
     np.testing.assert_array_equal(np.asarray(found), a[:, 3:, 7:47] @ b[:, ::-1, 10:].swapaxes(1, 2))
+
+
+@pytest.mark.parametrize("batch", [2, 3])
+def test_convolutions_in_pieces(batch: int) -> None:
+    x, w = (RNG.integers(-4, 5, s).astype(np.float32) for s in ((batch, 31, 32, 48), (3, 3, 48, 40)))
+    layout = ("NHWC", "HWIO", "NHWC")
+    found = tg.jit(lambda x, w: lax.conv_general_dilated(x, w, (1, 1), "SAME", dimension_numbers=layout))(x, w)
+    padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    wanted = sum(padded[:, i : i + 31, j : j + 32] @ w[i, j] for i in range(3) for j in range(3))
+    np.testing.assert_array_equal(np.asarray(found), wanted)
 
 
 @TILED
