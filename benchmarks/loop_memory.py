@@ -21,6 +21,7 @@ from pathlib import Path
 
 def child(schedule: str, steps: int, size: int) -> None:
     import numpy as np
+
     import tracegrad as tg
     import tracegrad.numpy as jnp
     from tracegrad import lax

@@ -181,15 +181,17 @@ def _linearized(
 
 
 def _split(unknown: Sequence[bool], args: Sequence[Any], params: dict[str, Any], now: Any) -> tuple[Any, ...] | None:
-    """Run the part of a while that is known, under `now`, and describe the rest as a scan over its tapes.
+    """Run the part of a while or record_while that is known, under `now`, and describe the rest as a scan over its tapes.
 
-    Returns (known results, which results are unknown, operands of the rest, which original operand each is or None, params of the rest);
-    None if the number of steps depends on what is unknown.
+    Returns (known last carry, known tapes, which carries and tapes are unknown, operands of the rest, which original operand each is or None,
+    params of the rest); None if the number of steps depends on what is unknown.
     """
     cond, body, nc, nb = params["cond"], params["body"], params["cond_nconsts"], params["body_nconsts"]
     cond_u, consts_u, carry_u = split_while(tuple(unknown), nc, nb)
+    n = len(carry_u)
     while True:
-        out = partial_program(body, consts_u + carry_u, carry_u).unknown_out
+        forced = carry_u + (False,) * (len(body.outputs) - n)
+        out = partial_program(body, consts_u + carry_u, forced).unknown_out[:n]
         if out == carry_u:
             break
         carry_u = either(carry_u, out)
@@ -206,7 +208,7 @@ def _split(unknown: Sequence[bool], args: Sequence[Any], params: dict[str, Any],
     plan = partial_body(body, consts_u + carry_u, carry_u, nb)
     known_consts = [x for x, u in zip(body_consts, consts_u) if not u]
     with using(now):
-        last, _, count, res_consts, tapes = _record(plan, known_consts, chosen(init, known), test, test_consts)
+        last, kept, count, res_consts, tapes = _record(plan, known_consts, chosen(init, known), test, test_consts)
     rest_consts, rest_init = chosen(body_consts, consts_u), chosen(init, carry_u)
     later = later_body(plan, len(rest_consts), len(rest_init))
     operands = (*res_consts, *rest_consts, *rest_init, *tapes)
@@ -214,7 +216,7 @@ def _split(unknown: Sequence[bool], args: Sequence[Any], params: dict[str, Any],
     where += [nc + i for i, u in enumerate(consts_u) if u] + [nc + nb + i for i, u in enumerate(carry_u) if u]
     where += [None] * len(tapes)
     loop = {"body": later, "reverse": False, "num_consts": len(res_consts) + len(rest_consts), "num_carry": len(rest_init)}
-    return last, plan.unknown_out, operands, where, {**loop, "count": count}
+    return last, kept, plan.unknown_out, operands, where, {**loop, "count": count}
 
 
 def _while_partial(partial: Partial, args: tuple[Any, ...], unknown: list[bool], params: dict[str, Any]) -> tuple[Any, ...]:
@@ -222,11 +224,26 @@ def _while_partial(partial: Partial, args: tuple[Any, ...], unknown: list[bool],
     found = _split(unknown, args, params, partial.parent) if "slots" not in params else None
     if found is None:
         return partial.staging.process(while_p, args, params)
-    last, unknown_out, operands, _, loop = found
+    last, _, unknown_out, operands, _, loop = found
     with using(partial.staging):
         staged = iter(bind_loop(loop, *operands))
     known = iter(last)
     return tuple([next(staged) if u else next(known) for u in unknown_out])
+
+
+def _record_while_partial(
+    partial: Partial, args: tuple[Any, ...], unknown: list[bool], params: dict[str, Any]
+) -> tuple[Any, ...]:
+    found = _split(unknown, args, params, partial.parent)
+    if found is None:
+        return partial.staging.process(record_while_p, args, params)
+    last, kept, unknown_out, operands, _, loop = found
+    with using(partial.staging):
+        staged = iter(bind_loop(loop, *operands) if any(unknown_out) else ())
+    known = iter((*last, *kept))
+    results = [next(staged) if u else next(known) for u in unknown_out]
+    n = len(args) - params["cond_nconsts"] - params["body_nconsts"]
+    return (*results[:n], loop["count"], *results[n:])
 
 
 def _while_transpose(cts: Sequence[Any], inputs: Sequence[Any], **params: Any) -> Sequence[Any]:
@@ -236,7 +253,7 @@ def _while_transpose(cts: Sequence[Any], inputs: Sequence[Any], **params: Any) -
             f"linear_transpose of a while loop whose number of steps depends on the linear arguments, which is not a linear function. The "
             f"loop is {params['body'].name}."
         )
-    _, unknown_out, operands, where, loop = found
+    _, _, unknown_out, operands, where, loop = found
     cts_in = transpose_scan([ct for ct, u in zip(cts, unknown_out) if u], operands, **loop)
     results: list[Any] = [Zero(tangent_type(x.type)) if type(x) is Linear else None for x in inputs]
     for i, ct in zip(where, cts_in):
@@ -382,6 +399,7 @@ def _while_until_all(test: Program, step: Program, cond_consts: Any, body_consts
 
 
 PARTIAL_RULES[while_p] = _while_partial
+PARTIAL_RULES[record_while_p] = _record_while_partial
 while_p.define(jvp=_while_jvp, linearize=_while_linearize, transpose=_while_transpose, batch=_while_batch)
 record_while_p.define(
     jvp=_record_while_jvp,

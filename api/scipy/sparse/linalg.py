@@ -15,9 +15,9 @@ import tracegrad.numpy as jnp
 from tracegrad.ir import ops
 from tracegrad.ir.bind import type_of
 from tracegrad.ir.types import is_complex
-from tracegrad.transforms.solves import custom_linear_solve
 from tracegrad.tracer.control_flow import fori_loop, while_loop
 from tracegrad.tracer.pytree import tree_leaves, tree_map, tree_structure
+from tracegrad.transforms.solves import custom_linear_solve
 
 Operator = Callable[[Any], Any]
 
