@@ -123,7 +123,7 @@ def _evaluate_scan(
         out = evaluate(body, *consts, *carry, *[x[i] for x in xs])
         carry = out[:num_carry]
         for stacked, y in zip(ys, out[num_carry:]):
-            stacked[i] = y
+            stacked[i, ...] = y  # not `stacked[i]`, which would put an array of one tape itself into the array
     return (*carry, *ys)
 
 

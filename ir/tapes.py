@@ -52,7 +52,10 @@ def _read(tape: Any, i: int, element: ArrayType) -> Any:
     if values:
         return values[i]
     if is_tape(element.dtype):
-        return _as_array([])
+        tapes = np.empty(element.shape, object)
+        for k in np.ndindex(*element.shape):
+            tapes[k] = Tape([])
+        return tapes
     return np.zeros(*evaluated_as(element))
 
 

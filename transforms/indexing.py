@@ -13,7 +13,7 @@ import numpy as np
 from tracegrad.ir import indexing as i
 from tracegrad.ir import ops
 from tracegrad.ir.bind import bind1, type_of
-from tracegrad.ir.types import ArrayType, is_inexact, tangent_type
+from tracegrad.ir.types import ArrayType, has_tangents, tangent_type
 from tracegrad.transforms.rules import (
     at_dim,
     first_dim,
@@ -60,7 +60,7 @@ def _gather_jvp(primals: Sequence[Any], tangents: Sequence[Any], **params: Any) 
     x, indices = primals
     ans = bind1(i.gather_p, x, indices, **params)
     out = tangent_type(type_of(ans))
-    if is_zero(tangents[0]) or not is_inexact(out.dtype):
+    if is_zero(tangents[0]) or not has_tangents(out.dtype):
         return (ans,), (Zero(out),)
     if params["mode"] == "fill":
         params = {**params, "fill_value": 0}
@@ -190,7 +190,7 @@ def _scatter_jvp(primals: Sequence[Any], tangents: Sequence[Any], **params: Any)
     kind = params["kind"]
     ans = bind1(i.scatter_p, x, indices, updates, **params)
     out = tangent_type(type_of(ans))
-    if not is_inexact(out.dtype) or is_zero(x_dot) and is_zero(updates_dot):
+    if not has_tangents(out.dtype) or is_zero(x_dot) and is_zero(updates_dot):
         return (ans,), (Zero(out),)
     if kind == "add" and is_zero(updates_dot):
         return (ans,), (x_dot,)
@@ -311,7 +311,7 @@ def _dynamic_update_slice_jvp(primals: Sequence[Any], tangents: Sequence[Any]) -
     x_dot, update_dot = tangents[:2]
     ans = ops.dynamic_update_slice(x, update, starts)
     out = tangent_type(type_of(ans))
-    if not is_inexact(out.dtype) or is_zero(x_dot) and is_zero(update_dot):
+    if not has_tangents(out.dtype) or is_zero(x_dot) and is_zero(update_dot):
         return (ans,), (Zero(out),)
     x_dot = zeros(out) if is_zero(x_dot) else x_dot
     update_dot = zeros(update_dot.type) if is_zero(update_dot) else update_dot

@@ -20,7 +20,7 @@ import numpy as np
 from tracegrad.ir import ops
 from tracegrad.ir.bind import bind, bind1, type_of
 from tracegrad.ir.primitive import Declined, Primitive
-from tracegrad.ir.types import ArrayType, is_inexact, tangent_type
+from tracegrad.ir.types import ArrayType, has_tangents, is_inexact, tangent_type
 from tracegrad.transforms.tape_values import move_dim as move_dim
 from tracegrad.transforms.zero import Linear, Zero, add_tangents, instantiate, is_zero
 
@@ -151,7 +151,7 @@ def linear_first(prim: Primitive, transpose: Callable[..., Any]) -> None:
         ans = bind1(prim, *primals, **params)
         t = tangents[0]
         out = tangent_type(type_of(ans))
-        if is_zero(t) or not is_inexact(out.dtype):
+        if is_zero(t) or not has_tangents(out.dtype):
             return (ans,), (Zero(out),)
         return (ans,), (bind1(prim, t, *primals[1:], **params),)
 

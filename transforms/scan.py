@@ -18,7 +18,7 @@ from tracegrad.ir.evaluate import run
 from tracegrad.ir.primitive import Primitive
 from tracegrad.ir.program import Constant, Equation, Program, Var
 from tracegrad.ir.tapes import tape_scan_p
-from tracegrad.ir.types import has_tangents, tangent_type
+from tracegrad.ir.types import has_tangents, is_tape, tangent_type
 from tracegrad.transforms.batch import batch_program, to_dim
 from tracegrad.transforms.calls import linearize_call
 from tracegrad.transforms.control_flow import (
@@ -38,8 +38,8 @@ from tracegrad.transforms.jvp import jvp_program
 from tracegrad.transforms.linearize import linearize_program
 from tracegrad.transforms.partial import PARTIAL_RULES, Partial, partial_program
 from tracegrad.transforms.residuals import CHEAP, MOVES, kept_and_rebuilt
-from tracegrad.transforms.staged import Split, cached, renamed
-from tracegrad.transforms.tape_values import in_elements, lengths_agree
+from tracegrad.transforms.staged import Split, cached, renamed, stage
+from tracegrad.transforms.tape_values import add_values, as_elements, in_elements, lengths_agree
 from tracegrad.transforms.transpose import transpose_program
 from tracegrad.transforms.treeverse import transpose_in_bounded_memory
 from tracegrad.transforms.zero import Axis, Linear, Zero, instantiate
@@ -479,6 +479,15 @@ def _accumulating(turned: Program, n_res_consts: int, n_res_xs: int, n_acc: int,
     """
     res_consts, res_xs, ct_carry, ct_ys = regrouped(turned.inputs, n_res_consts, n_res_xs, n_carry)
     out_consts, out_carry, out_xs = regrouped(turned.outputs, n_acc, n_carry)
+    if any([is_tape(a.type.dtype) for a in out_consts]):
+
+        def step(*values: Any) -> list[Any]:
+            consts, carry, sums, xs, ys = regrouped(values, n_res_consts, n_carry, n_acc, n_res_xs)
+            found, rest = regrouped(run(turned, *consts, *xs, *carry, *ys), n_acc)
+            return [*rest[:n_carry], *map(add_values, sums, found), *rest[n_carry:]]
+
+        inputs = [*res_consts, *ct_carry, *out_consts, *res_xs, *ct_ys]
+        return stage(step, [a.type for a in inputs], turned.name)
     sums = [Var(a.type) for a in out_consts]
     totals = [Var(a.type) for a in out_consts]
     equations = [Equation(add_p, [s, a], [t], {}) for s, a, t in zip(sums, out_consts, totals)]
@@ -513,7 +522,9 @@ def _scan_batch(axis: Axis, args: Sequence[Any], dims: Sequence[int | None], **p
     free = (None,) * (len(body.outputs) - nk)
     while True:
         step, out_dims = batch_program(body, axis, const_dims + carry_dims + slice_dims, carry_dims + free)
-        if out_dims[:nk] == carry_dims:
+        if over_tapes:
+            free = as_elements(out_dims[nk:], free)
+        if out_dims == carry_dims + tuple([d if to is None else to for d, to in zip(out_dims[nk:], free)]):
             break
         carry_dims = front(either(as_mask(carry_dims), as_mask(out_dims[:nk])))
     outs = bind_loop(

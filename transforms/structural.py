@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from tracegrad.ir import ops
 from tracegrad.ir import structural as s
 from tracegrad.ir.bind import bind1, type_of
-from tracegrad.ir.primitive import Declined
-from tracegrad.ir.types import ArrayType, is_inexact, is_key, tangent_type
+from tracegrad.ir.primitive import Declined, Primitive
+from tracegrad.ir.types import ArrayType, has_tangents, is_key, tangent_type
 from tracegrad.transforms.rules import (
     align,
     at_dim,
@@ -69,7 +69,7 @@ def _pad_jvp(primals: Sequence[Any], tangents: Sequence[Any], *, padding_config:
     ans = bind1(s.pad_p, *primals, padding_config=padding_config)
     out = tangent_type(type_of(ans))
     x_dot, value_dot = tangents
-    if is_zero(x_dot) and is_zero(value_dot) or not is_inexact(out.dtype):
+    if is_zero(x_dot) and is_zero(value_dot) or not has_tangents(out.dtype):
         return (ans,), (Zero(out),)
     if is_zero(value_dot):
         value_dot = scalar(0, out.dtype)
@@ -98,7 +98,7 @@ def _concatenate_jvp(primals: Sequence[Any], tangents: Sequence[Any], *, dimensi
     ans = ops.concatenate(primals, dimension)
     out = tangent_type(type_of(ans))
     moving = [i for i, t in enumerate(tangents) if not is_zero(t)]
-    if not is_inexact(out.dtype) or not moving:
+    if not has_tangents(out.dtype) or not moving:
         return (ans,), (Zero(out),)
     if len(moving) == 1:
         (i,) = moving
@@ -187,11 +187,22 @@ def _batch_concatenate(axis: Any, args: Sequence[Any], dims: Dims, *, dimension:
     return (ops.concatenate(operands, shifted((dimension,), to)[0]),), (to,)
 
 
-s.broadcast_in_dim_p.define(batch=_batch_broadcast_in_dim)
-s.reshape_p.define(batch=_batch_reshape)
-s.transpose_p.define(batch=_batch_transpose)
-s.slice_p.define(batch=_batch_slice)
+def _rearranges(prim: Primitive, batch: Callable[..., Batched]) -> None:
+    """Define batching of an operation that only rearranges. Arrays of tapes whose batch dimension is inside of the tapes keep it there."""
+
+    def rule(axis: Any, args: Sequence[Any], dims: Dims, **params: Any) -> Batched:
+        if first_dim(dims) < 0:
+            return (bind1(prim, *args, **params),), dims
+        return batch(axis, args, dims, **params)
+
+    prim.define(batch=rule)
+
+
+_rearranges(s.broadcast_in_dim_p, _batch_broadcast_in_dim)
+_rearranges(s.reshape_p, _batch_reshape)
+_rearranges(s.transpose_p, _batch_transpose)
+_rearranges(s.slice_p, _batch_slice)
 s.pad_p.define(batch=_batch_pad)
-s.rev_p.define(batch=_batch_rev)
+_rearranges(s.rev_p, _batch_rev)
 s.concatenate_p.define(batch=_batch_concatenate)
 s.iota_p.define(batch=Declined("it has no operand that could be batched"))

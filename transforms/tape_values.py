@@ -48,6 +48,11 @@ def in_elements(d: int | None) -> int | None:
     return None if d is None else -1 - d
 
 
+def as_elements(dims: Sequence[int | None], wanted: Sequence[int | None]) -> tuple[int | None, ...]:
+    """Where values that are written on tapes must have their batch dimensions: tapes among them outside, as arrays of tapes."""
+    return tuple([0 if d is not None and d < 0 else to for d, to in zip(dims, wanted)])
+
+
 def unbatched(t: ArrayType, dim: int) -> ArrayType:
     """The type of one example of a value of type `t`."""
     if dim >= 0:

@@ -45,7 +45,7 @@ from tracegrad.transforms.scan import (
     transpose_scan,
 )
 from tracegrad.transforms.staged import stage
-from tracegrad.transforms.tape_values import in_elements, unbatched
+from tracegrad.transforms.tape_values import as_elements, in_elements, unbatched
 from tracegrad.transforms.zero import Axis, Linear, Zero, instantiate
 
 # Forward mode
@@ -292,7 +292,8 @@ def _batched(
     cond_dims, body_dims, carry_dims = split_while(at_front(dims), cond_nconsts, body_nconsts)
     cond_consts, body_consts, init = split_while(args, cond_nconsts, body_nconsts)
     n = len(init)
-    own, free = as_mask(carry_dims), (None,) * (len(body.outputs) - n)
+    own = as_mask(carry_dims)
+    free: tuple[int | None, ...] = (None,) * (len(body.outputs) - n)
     while True:
         test, (pred_dim,) = batch_program(cond, axis, (*cond_dims, *carry_dims), (None,))
         if pred_dim is not None:
@@ -308,7 +309,8 @@ def _batched(
                 )
             carry_dims = (0,) * n
         step, out_dims = batch_program(body, axis, (*body_dims, *carry_dims), (*carry_dims, *free))
-        if tuple(out_dims[:n]) == tuple(carry_dims):
+        free = as_elements(out_dims[n:], free)
+        if tuple(out_dims) == (*carry_dims, *[d if to is None else to for d, to in zip(out_dims[n:], free)]):
             break
         carry_dims = front(either(as_mask(carry_dims), as_mask(out_dims[:n])))
     init = tuple([x if b or d is None else to_dim(x, None, 0, axis.size) for x, b, d in zip(init, own, carry_dims)])
