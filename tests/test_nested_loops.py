@@ -65,7 +65,14 @@ WAYS: dict[str, Callable[[Any], Any]] = {
     "jacrev": tg.jacrev,
     "vmap": lambda f: lambda x: tg.vmap(f)(jnp.stack([x, x + 1]))[0],
 }
-ORDERS = ["grad grad", "grad vmap grad", "grad vmap vmap grad", "jvp vmap grad vmap", "vmap jacrev vmap grad", "grad jacfwd jacrev"]
+ORDERS = [
+    "grad grad",
+    "grad vmap grad",
+    "grad vmap vmap grad",
+    "jvp vmap grad vmap",
+    "vmap jacrev vmap grad",
+    "grad jacfwd jacrev",
+]
 
 
 @pytest.mark.parametrize("order", ORDERS)
