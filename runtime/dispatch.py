@@ -206,10 +206,14 @@ def take_over_arrays(code: dict[str, int], kept: list[Any]) -> None:
         api.PyType_Modified(ctypes.py_object(cls))
 
 
-def offer(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], leaves: Sequence[Any], traced: Any) -> bool:
-    """Take note of a call of a jitted function that has gone through Python, and let others like it be native. False if that cannot be."""
+def offer(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], leaves: Sequence[Any], traced: Any) -> bool | None:
+    """Take note of a call of a jitted function that has gone through Python, and let others like it be native. False if that cannot be;
+    None for a first call before the dispatcher is loaded: functions that are called once should not wait for it."""
     if not DISPATCHER.possible or not config.compiled_dispatch or config.overridden() is not None:
         return False
+    if DISPATCHER.code is None and not traced.called:
+        traced.called = True
+        return None
     if DISPATCHER.look() or traced.unfit >= TRIALS or not eligible(traced.executable) or not DISPATCHER.ready():
         return False
     if any([type(x) is ArrayImpl and not x._np.flags.c_contiguous for x in leaves]):

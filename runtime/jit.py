@@ -50,7 +50,7 @@ class Traced:
     donated: the leaves whose arrays a call takes over.
     """
 
-    __slots__ = ("program", "captured", "out_tree", "name", "_executable", "tracers", "inner", "donated", "unfit")
+    __slots__ = ("program", "captured", "out_tree", "name", "_executable", "tracers", "inner", "donated", "unfit", "called")
 
     def __init__(self, traced: TracedFunction, name: str):
         self.name = name
@@ -60,6 +60,7 @@ class Traced:
         self.program, self.captured = abstract.with_constants(traced.program, traced.captured)
         self.donated: tuple[int, ...] = ()
         self.unfit = 0
+        self.called = False
         self._executable: Executable | None = None
 
     @property
@@ -150,7 +151,7 @@ class JitFunction(dispatch.Callable, Holder):
         if not traced.captured and not traced.donated:
             # The next call with arguments like these is native, or at least short.
             native = dispatch.offer(self, args, kwargs, leaves, traced)
-            if not native and not kwargs and len(args) == len(leaves):
+            if native is False and not kwargs and len(args) == len(leaves):
                 self._remember(args, leaves, traced)
         return result
 

@@ -62,6 +62,14 @@ def is_native(result: Any) -> bool:
     return not any(gc.is_tracked(x) for x in found)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def loaded() -> None:
+    """The dispatcher is loaded when a function is called for the second time; from then on first calls make tables."""
+    f = jit(lambda x: x + 1)
+    for _ in range(3):
+        f(1.0)
+
+
 def check(f: Any, *args: Any, **kwargs: Any) -> Any:
     """Call until the call is native; the native result is that of the Python path, in values, types and structure."""
     config.update("compiled_dispatch", False)
