@@ -138,6 +138,7 @@ class Builder:
         self.breaks: set[int] = set()
         self.asked: list[Value] = []  # the conditions by which values were chosen (`structural.choose`)
         self.assumed: dict[Value, bool] = {}  # conditions whose answer is known where code is built now
+        self.assuming = 0  # the level of the branch in which the last of them is known
         self.loads: list[Affine] | None = None  # the positions that are read, while somebody wants to know
         self.equation: Any = None  # what is being lowered, for those who ask where an operation comes from (`origins.py`)
         self.memo: dict[Any, Any] = {}  # scalars of lazy values by (value, index), valid while their scope is open

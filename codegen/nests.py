@@ -323,9 +323,11 @@ def emit_range(
             b.switch(condition, [lambda: assume(condition, True, low, high), lambda: assume(condition, False, low, high)])
 
     def assume(condition: Value, answer: bool, low: int, high: int) -> list[Value]:
+        outside, b.assuming = b.assuming, b.level
         b.assumed[condition] = answer
         emit(low, high, False)
         del b.assumed[condition]
+        b.assuming = outside
         return []
 
     condition = emit(0, n, True)

@@ -246,7 +246,8 @@ def read(b: Builder, value: Form, indices: Indices) -> Scalar:
     if hit is not None and hit[1].open:
         return hit[0]
     scalar = value.function(b, indices)
-    b.memo[key] = (scalar, b.scopes[level_of(scalar)])
+    # What was chosen under an assumption is right only where that holds, however far out it can be computed.
+    b.memo[key] = (scalar, b.scopes[max(level_of(scalar), b.assuming)])
     return scalar
 
 

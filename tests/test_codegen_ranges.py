@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import numpy as np
 import pytest
 
+import tracegrad as tg
+import tracegrad.numpy as jnp
 from tests.codegen_harness import check, staged
 from tracegrad.codegen import rules  # noqa: F401  (attaches the lowering rules)
 from tracegrad.codegen.loop_ir import For, Switch, blocks_of
 from tracegrad.codegen.lower import lower_program
 from tracegrad.ir import ops
+from tracegrad.scipy.linalg import solve_triangular
 
 
 def draw(*shape: int) -> np.ndarray:
@@ -87,3 +91,23 @@ def test_sums_of_two_products_are_fused_only_where_they_are_multiples_by_differe
     assert sums_of(lambda x, y: x * y - y * (x + y), x, y)["fsub"] == "exact"
     swapped = check(lambda x, y: x * y - y * x, x, y)
     assert swapped is not None
+
+
+def test_what_is_chosen_under_an_assumption_is_not_remembered_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The number that one side of a concatenation holds is loaded before the loop; the other side must not find it."""
+    monkeypatch.setattr("tracegrad.codegen.lower.OPERATION_BUDGET", 0)  # as in a large program: small arrays stay in memory
+    rng = np.random.default_rng(0)
+    a, b, c, d, x, m, t, w = [
+        rng.normal(size=s).astype(np.float32)
+        for s in [(1, 1), (1, 1), (1, 1, 2), (1, 2, 1), (1, 2, 3, 3), (3, 3), (3, 2), (1, 2, 1, 2, 3, 2)]
+    ]
+
+    def f(a: Any, b: Any, c: Any, d: Any) -> Any:
+        both = jnp.concatenate([a, b], 1)
+        solved = solve_triangular(m + 3 * np.eye(3, dtype=np.float32), t + both, lower=True)
+        y = jnp.concatenate([both.reshape(1, 1, 2), c], 1)[:, :, :1]
+        y = jnp.concatenate([y, d], 2)[:, :, :1].reshape(1, 2)
+        return solved, jnp.einsum("bjkl,bpqjkr->blpqr", x * y[:, :, None, None] * 0.2, w)
+
+    for got, want in zip(tg.jit(f)(a, b, c, d), f(*map(jnp.asarray, (a, b, c, d)))):
+        np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
