@@ -8,7 +8,8 @@ from contextvars import ContextVar
 from typing import Any
 
 from tracegrad.ir import source
-from tracegrad.ir.bind import Interpreter, current, type_of, using
+from tracegrad.ir.bind import Interpreter, bind, current, type_of, using
+from tracegrad.ir.control_flow import scan_p
 from tracegrad.ir.evaluate import run
 from tracegrad.ir.primitive import Primitive
 from tracegrad.ir.program import Program
@@ -162,3 +163,22 @@ def batch_program(
 
     types = [t if d is None else batched(t, d, axis.size) for t, d in zip(program.in_types, dims, strict=True)]
     return stage(fun, types, program.name), out_dims
+
+
+def one_by_one(
+    axis: Axis, args: Sequence[Any], dims: Sequence[int | None], primitive: Primitive, params: dict[str, Any]
+) -> tuple[tuple[Any, ...], tuple[int, ...]]:
+    """Batching as a loop over the examples, each of which goes its own way."""
+    fixed = [x for x, d in zip(args, dims) if d is None]
+    scanned = [to_dim(x, d, 0, axis.size) for x, d in zip(args, dims) if d is not None]
+
+    def one(*values: Any) -> Sequence[Any]:
+        shared, own = iter(values[: len(fixed)]), iter(values[len(fixed) :])
+        return bind(primitive, *[next(shared if d is None else own) for d in dims], **params)
+
+    types = [type_of(x) for x in fixed]
+    types += [unbatched(type_of(x), 0) for x in scanned]
+    body = stage(one, types, primitive.name)
+    loop = {"length": axis.size, "reverse": False, "num_consts": len(fixed), "num_carry": 0, "unroll": 1}
+    outs = bind(scan_p, *fixed, *scanned, body=body, **loop)
+    return outs, (0,) * len(outs)

@@ -12,15 +12,13 @@ from typing import Any
 from tracegrad.ir import ops
 from tracegrad.ir.bind import bind, type_of, using
 from tracegrad.ir.calls import call_p, callback_p, name_p, optimization_barrier_p, pure_callback_p
-from tracegrad.ir.control_flow import scan_p
 from tracegrad.ir.primitive import Declined
 from tracegrad.ir.program import Program
 from tracegrad.ir.types import is_inexact, tangent_type
-from tracegrad.transforms.batch import batch_program, to_dim
+from tracegrad.transforms.batch import batch_program, one_by_one, to_dim
 from tracegrad.transforms.jvp import jvp_program
 from tracegrad.transforms.linearize import linearize_program
 from tracegrad.transforms.partial import PARTIAL_RULES, Partial, partial_program
-from tracegrad.transforms.staged import stage
 from tracegrad.transforms.transpose import transpose_program
 from tracegrad.transforms.zero import Axis, Linear, Zero, is_zero
 
@@ -152,29 +150,7 @@ def _define_callback(prim: Any) -> None:
             )
         if params["kind"] == "pure" and method not in ("sequential", "sequential_unrolled"):
             return at_once(axis, args, dims, method, **params)
-        # One call per example, in order.
-        fixed = [x for x, d in zip(args, dims) if d is None]
-        scanned = [to_dim(x, d, 0, axis.size) for x, d in zip(args, dims) if d is not None]
-
-        def one(*values: Any) -> Sequence[Any]:
-            shared, own = iter(values[: len(fixed)]), iter(values[len(fixed) :])
-            return bind(prim, *[next(shared if d is None else own) for d in dims], **params)
-
-        types = [type_of(x) for x in fixed]
-        types += [t.update(shape=t.shape[1:]) for t in map(type_of, scanned)]
-        body = stage(one, types, "callback")
-        outs = bind(
-            scan_p,
-            *fixed,
-            *scanned,
-            body=body,
-            length=axis.size,
-            reverse=False,
-            num_consts=len(fixed),
-            num_carry=0,
-            unroll=1,
-        )
-        return outs, [0] * len(outs)
+        return one_by_one(axis, args, dims, prim, params)
 
     def at_once(axis: Axis, args: Sequence[Any], dims: Sequence[int | None], method: str, **params: Any) -> tuple[Any, Any]:
         """One call for all examples."""

@@ -13,21 +13,19 @@ import numpy as np
 
 from tracegrad.ir import ops
 from tracegrad.ir.bind import bind, type_of, using
-from tracegrad.ir.control_flow import cond_p, scan_p
+from tracegrad.ir.control_flow import cond_p
 from tracegrad.ir.evaluate import run
-from tracegrad.ir.primitive import Primitive
 from tracegrad.ir.program import Atom, Equation, Literal, Program, Var
 from tracegrad.ir.structural import broadcast_in_dim_p
 from tracegrad.ir.tapes import empty_tape_p
 from tracegrad.ir.types import ArrayType, is_key, is_tape, tangent_type
 from tracegrad.tracer.tracer import Tracer
-from tracegrad.transforms.batch import batch_program, concerns, to_dim
+from tracegrad.transforms.batch import batch_program, concerns, one_by_one, to_dim
 from tracegrad.transforms.calls import linearize_call
 from tracegrad.transforms.jvp import jvp_program
 from tracegrad.transforms.linearize import linearize_program
 from tracegrad.transforms.partial import PARTIAL_RULES, Partial, partial_program
-from tracegrad.transforms.staged import Split, cached, stage
-from tracegrad.transforms.tape_values import unbatched
+from tracegrad.transforms.staged import Split, cached
 from tracegrad.transforms.transpose import transpose_program
 from tracegrad.transforms.zero import Axis, Linear, Zero
 
@@ -68,25 +66,6 @@ def at_front(dims: Sequence[int | None]) -> tuple[int | None, ...]:
 def moved_to_front(args: Sequence[Any], dims: Sequence[int | None], size: int) -> list[Any]:
     """Operands with their batch dimensions at the front; tapes that have theirs in their elements are left as they are."""
     return [x if d is None or d < 0 else to_dim(x, d, 0, size) for x, d in zip(args, dims, strict=True)]
-
-
-def one_by_one(
-    axis: Axis, args: Sequence[Any], dims: Sequence[int | None], primitive: Primitive, params: dict[str, Any]
-) -> tuple[tuple[Any, ...], tuple[int, ...]]:
-    """Batching as a loop over the examples, each of which goes its own way."""
-    fixed = [x for x, d in zip(args, dims) if d is None]
-    scanned = [to_dim(x, d, 0, axis.size) for x, d in zip(args, dims) if d is not None]
-
-    def one(*values: Any) -> Sequence[Any]:
-        shared, own = iter(values[: len(fixed)]), iter(values[len(fixed) :])
-        return bind(primitive, *[next(shared if d is None else own) for d in dims], **params)
-
-    types = [type_of(x) for x in fixed]
-    types += [unbatched(type_of(x), 0) for x in scanned]
-    body = stage(one, types, primitive.name)
-    loop = {"length": axis.size, "reverse": False, "num_consts": len(fixed), "num_carry": 0, "unroll": 1}
-    outs = bind(scan_p, *fixed, *scanned, body=body, **loop)
-    return outs, (0,) * len(outs)
 
 
 # cond

@@ -19,7 +19,7 @@ from tracegrad.ir.primitive import Primitive
 from tracegrad.ir.program import Constant, Equation, Program, Var
 from tracegrad.ir.tapes import tape_scan_p
 from tracegrad.ir.types import has_tangents, is_tape, tangent_type
-from tracegrad.transforms.batch import batch_program, to_dim
+from tracegrad.transforms.batch import batch_program, one_by_one, to_dim
 from tracegrad.transforms.calls import linearize_call
 from tracegrad.transforms.control_flow import (
     as_mask,
@@ -29,7 +29,6 @@ from tracegrad.transforms.control_flow import (
     front,
     moved_to_front,
     nonzeros,
-    one_by_one,
     with_zeros,
 )
 from tracegrad.transforms.duplicates import merge_common
@@ -501,7 +500,19 @@ def _accumulating(turned: Program, n_res_consts: int, n_res_xs: int, n_acc: int,
 def _transpose_rest(cts: Sequence[Any], inputs: Sequence[Any], linear: Sequence[bool], params: dict[str, Any]) -> Sequence[Any]:
     """Transpose a loop part of whose carry is not linear (a counter, a loop recomputed): that part runs first, as a loop of its own."""
     _, unknown_out, (operands, where), rest = _split_loop(linear, inputs, params, current())
-    found = transpose_scan([ct for ct, u in zip(cts, unknown_out) if u], operands, **rest)
+    return transpose_later(cts, inputs, unknown_out, operands, where, rest)
+
+
+def transpose_later(
+    cts: Sequence[Any],
+    inputs: Sequence[Any],
+    unknown_out: Sequence[bool],
+    operands: Sequence[Any],
+    where: Sequence[int | None],
+    loop: dict[str, Any],
+) -> list[Any]:
+    """Transpose what is left of a loop that was split: `loop` over `operands`, each of which is the original operand that `where` says."""
+    found = transpose_scan([ct for ct, u in zip(cts, unknown_out) if u], operands, **loop)
     results: list[Any] = [Zero(tangent_type(x.type)) if type(x) is Linear else None for x in inputs]
     for i, ct in zip(where, found):
         if i is not None and type(inputs[i]) is Linear:

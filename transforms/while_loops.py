@@ -18,7 +18,7 @@ from tracegrad.ir.primitive import Declined, Primitive
 from tracegrad.ir.program import Program, Var
 from tracegrad.ir.tapes import COUNT, empty_tape_p, record_while_p, tape_length_p
 from tracegrad.ir.types import tangent_type
-from tracegrad.transforms.batch import batch_program, concerns, to_dim
+from tracegrad.transforms.batch import batch_program, concerns, one_by_one, to_dim
 from tracegrad.transforms.control_flow import (
     as_mask,
     at_front,
@@ -27,7 +27,6 @@ from tracegrad.transforms.control_flow import (
     front,
     moved_to_front,
     nonzeros,
-    one_by_one,
     select_examples,
     with_zeros,
 )
@@ -42,7 +41,7 @@ from tracegrad.transforms.scan import (
     linearized_body,
     partial_body,
     regrouped,
-    transpose_scan,
+    transpose_later,
 )
 from tracegrad.transforms.staged import stage
 from tracegrad.transforms.tape_values import as_elements, in_elements, unbatched
@@ -254,12 +253,7 @@ def _while_transpose(cts: Sequence[Any], inputs: Sequence[Any], **params: Any) -
             f"loop is {params['body'].name}."
         )
     _, _, unknown_out, operands, where, loop = found
-    cts_in = transpose_scan([ct for ct, u in zip(cts, unknown_out) if u], operands, **loop)
-    results: list[Any] = [Zero(tangent_type(x.type)) if type(x) is Linear else None for x in inputs]
-    for i, ct in zip(where, cts_in):
-        if i is not None and type(inputs[i]) is Linear:
-            results[i] = ct
-    return results
+    return transpose_later(cts, inputs, unknown_out, operands, where, loop)
 
 
 # Batching
