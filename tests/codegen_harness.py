@@ -12,6 +12,7 @@ from tracegrad.codegen.compile import CompiledObject, compile_program
 from tracegrad.ir.evaluate import evaluate
 from tracegrad.ir.program import Program
 from tracegrad.ir.types import ArrayType, bfloat16
+from tracegrad.ir.verify import verify
 from tracegrad.runtime import engine
 from tracegrad.tracer.abstract import with_constants
 from tracegrad.tracer.staging import trace
@@ -71,3 +72,14 @@ def check(function: Callable[..., Any], *args: np.ndarray, tolerance: float | No
             limit = TOLERANCE.get(t.dtype, 1e-11) if tolerance is None else tolerance
             np.testing.assert_allclose(wide(r), wide(e), rtol=limit, atol=limit)
     return compiled
+
+
+def rewritten(transform: Callable[[Program], Program], function: Callable[..., Any], *args: np.ndarray) -> Program:
+    """The program after a pass of the code generator, which gives what it gave; so does the compiled code."""
+    before = staged(function, *args)
+    after = transform(before)
+    verify(after, transform.__name__)
+    for x, y in zip(evaluate(before, *args), evaluate(after, *args), strict=True):
+        np.testing.assert_allclose(y, x, rtol=1e-12, atol=1e-12)
+    check(function, *args)
+    return after

@@ -8,14 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.codegen_harness import check, loops, staged
+from tests.codegen_harness import check, loops, rewritten, staged
 from tracegrad.codegen.compile import prepare
 from tracegrad.codegen.layouts import transpose_late
 from tracegrad.ir import ops
 from tracegrad.ir.config import config
-from tracegrad.ir.evaluate import evaluate
 from tracegrad.ir.program import Program
-from tracegrad.ir.verify import verify
 from tracegrad.tracer.control_flow import scan
 
 
@@ -31,13 +29,7 @@ def draw(*shape: int) -> np.ndarray:
 
 def moved(f: Any, *args: np.ndarray) -> Program:
     """The program with its transpositions late, which gives what it gave."""
-    before = staged(f, *args)
-    after = transpose_late(before)
-    verify(after, "transpose_late")
-    for x, y in zip(evaluate(before, *args), evaluate(after, *args), strict=True):
-        np.testing.assert_allclose(y, x, rtol=1e-12, atol=1e-12)
-    check(f, *args)
-    return after
+    return rewritten(transpose_late, f, *args)
 
 
 def names(program: Program) -> list[str]:
