@@ -33,6 +33,10 @@ HASTY_CALLS = 20_000
 MOST_TABLES = 16
 """Specializations of one function that are called natively. The chain is walked from its head."""
 
+FIRST_CALLS = 2
+"""How many calls a function answers before the dispatcher is loaded for it: one that is called to run once, or to warm up and run once,
+has no use for it."""
+
 TRIALS = 3
 """How often a table is tried for a traced function whose arguments or results turn out to be what tables cannot describe."""
 
@@ -208,11 +212,11 @@ def take_over_arrays(code: dict[str, int], kept: list[Any]) -> None:
 
 def offer(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], leaves: Sequence[Any], traced: Any) -> bool | None:
     """Take note of a call of a jitted function that has gone through Python, and let others like it be native. False if that cannot be;
-    None for a first call before the dispatcher is loaded: functions that are called once should not wait for it."""
+    None for its first calls, before the dispatcher is loaded: functions that are called once or twice should not wait for it."""
     if not DISPATCHER.possible or not config.compiled_dispatch or config.overridden() is not None:
         return False
-    if DISPATCHER.code is None and not traced.called:
-        traced.called = True
+    if DISPATCHER.code is None and traced.calls < FIRST_CALLS:
+        traced.calls += 1
         return None
     if DISPATCHER.look() or traced.unfit >= TRIALS or not eligible(traced.executable) or not DISPATCHER.ready():
         return False

@@ -50,7 +50,7 @@ class Traced:
     donated: the leaves whose arrays a call takes over.
     """
 
-    __slots__ = ("program", "captured", "out_tree", "name", "_executable", "tracers", "inner", "donated", "unfit", "called")
+    __slots__ = ("program", "captured", "out_tree", "name", "_executable", "tracers", "inner", "donated", "unfit", "calls")
 
     def __init__(self, traced: TracedFunction, name: str):
         self.name = name
@@ -60,7 +60,7 @@ class Traced:
         self.program, self.captured = abstract.with_constants(traced.program, traced.captured)
         self.donated: tuple[int, ...] = ()
         self.unfit = 0
-        self.called = False
+        self.calls = 0
         self._executable: Executable | None = None
 
     @property
