@@ -2,7 +2,8 @@
 
 Such an array is one block of memory: the head and slots that Python's arrays have, then the links of the ring of all that are alive, then the data if they
 are not large. It refers to a type that is never freed and to at most one owner of data elsewhere, which is older: no cycle can go through it, so it needs no header for the
-garbage collector, and `is_gc` tells the two kinds of instances apart. `runtime.dispatch_code` explains the abbreviations.
+garbage collector, and `is_gc` tells the two kinds of instances apart.
+`runtime.dispatch_text` lists the abbreviations.
 """
 
 from __future__ import annotations
@@ -19,9 +20,7 @@ define internal void @decref(ptr %x) alwaysinline nounwind {
   %n = load i64, ptr %x, align 8
   %m = add i64 %n, -1
   store i64 %m, ptr %x, align 8
-  %dead = icmp eq i64 %m, 0
-  br i1 %dead, label %free, label %end
-free:
+  need eq i64 %m, 0 else %end
   call void @_Py_Dealloc(ptr %x)
   br label %end
 end:
@@ -32,9 +31,7 @@ end:
 define internal void @incref(ptr %x) alwaysinline nounwind {
   %n = load i32, ptr %x, align 8
   %m = add i32 %n, 1
-  %never = icmp eq i32 %m, 0
-  br i1 %never, label %end, label %count
-count:
+  need ne i32 %m, 0 else %end
   store i32 %m, ptr %x, align 8
   br label %end
 end:
@@ -43,14 +40,11 @@ end:
 define internal void @decref(ptr %x) alwaysinline nounwind {
   %n = load i64, ptr %x, align 8
   %half = trunc i64 %n to i32
-  %never = icmp slt i32 %half, 0
-  br i1 %never, label %end, label %count
+  if slt i32 %half, 0 then %end else %count
 count:
   %m = add i64 %n, -1
   store i64 %m, ptr %x, align 8
-  %dead = icmp eq i64 %m, 0
-  br i1 %dead, label %free, label %end
-free:
+  need eq i64 %m, 0 else %end
   call void @_Py_Dealloc(ptr %x)
   br label %end
 end:
@@ -77,9 +71,7 @@ define ptr @tg.dispatch.constants() nounwind {
 }
 
 define internal void @xdecref(ptr %x) alwaysinline nounwind {
-  %none = icmp eq ptr %x, null
-  br i1 %none, label %end, label %count
-count:
+  need ne ptr %x, null else %end
   call void @decref(ptr %x)
   br label %end
 end:
@@ -111,9 +103,7 @@ unlink:
   br label %weak
 weak:
   %refs = addr %self ARRAY_weak
-  %none = icmp eq ptr %refs, null
-  br i1 %none, label %parts, label %clear
-clear:
+  need ne ptr %refs, null else %parts
   call void @PyObject_ClearWeakRefs(ptr %self)
   br label %parts
 parts:
@@ -141,13 +131,9 @@ owned:
 define ptr @tg.dispatch.get_data(ptr %self, ptr %closure) nounwind {
 entry:
   %info = addr %self ARRAY_info
-  %made = icmp eq ptr %info, null
-  br i1 %made, label %slot, label %view
-slot:
+  need eq ptr %info, null else %view
   %np = addr %self ARRAY_np
-  %none = icmp eq ptr %np, null
-  br i1 %none, label %missing, label %found
-missing:
+  need eq ptr %np, null else %found
   call void @PyErr_SetNone(ptr %closure)
   ret ptr null
 found:
@@ -163,18 +149,14 @@ view:
   %new = const new_array
   call void @incref(ptr %descr)
   %x = call ptr %new(ptr %type, ptr %descr, i32 %ndim, ptr %dims, ptr null, ptr %data, i32 257, ptr null)
-  %failed = icmp eq ptr %x, null
-  br i1 %failed, label %error, label %base
-base:
+  need ne ptr %x, null else %error
   %owner = addr %self ARRAY_owner
   %inside = icmp eq ptr %owner, null
   %keeps = select i1 %inside, ptr %self, ptr %owner
   call void @incref(ptr %keeps)
   %set = const set_base
   %status = call i32 %set(ptr %x, ptr %keeps)
-  %bad = icmp ne i32 %status, 0
-  br i1 %bad, label %drop, label %done
-drop:
+  need ne i32 %status, 0 else %done
   call void @decref(ptr %x)
   br label %error
 error:
@@ -186,12 +168,8 @@ done:
 define i32 @tg.dispatch.set_data(ptr %self, ptr %value, ptr %closure) nounwind {
 entry:
   %info = addr %self ARRAY_info
-  %made = icmp eq ptr %info, null
-  br i1 %made, label %slot, label %view
-slot:
-  %none = icmp eq ptr %value, null
-  br i1 %none, label %store, label %count
-count:
+  need eq ptr %info, null else %view
+  need ne ptr %value, null else %store
   call void @incref(ptr %value)
   br label %store
 store:
@@ -200,9 +178,7 @@ store:
   call void @xdecref(ptr %old)
   ret i32 0
 view:
-  %delete = icmp eq ptr %value, null
-  br i1 %delete, label %release, label %refuse
-release:
+  need eq ptr %value, null else %refuse
   %owner = addr %self ARRAY_owner
   put ptr null %self ARRAY_owner
   put ptr null %self ARRAY_data
@@ -218,9 +194,7 @@ define internal ptr @fresh(ptr %aval, ptr %info, i64 %bytes) alwaysinline nounwi
 entry:
   %size = add i64 %bytes, EXTENT
   %block = call ptr @PyObject_Malloc(i64 %size)
-  %failed = icmp eq ptr %block, null
-  br i1 %failed, label %fail, label %fill
-fail:
+  need eq ptr %block, null else %fill
   %none = call ptr @PyErr_NoMemory()
   ret ptr null
 fill:
@@ -252,21 +226,17 @@ CLEAR_PREFIX
 define ptr @tg.dispatch.live() nounwind {
 entry:
   %list = call ptr @PyList_New(i64 0)
-  %none = icmp eq ptr %list, null
-  br i1 %none, label %fail, label %first
+  need ne ptr %list, null else %fail
 first:
   %ring = const live
   br label %next
 next:
   %x = phi ptr [ %ring, %first ], [ %after, %add ]
   %after = addr %x ARRAY_after
-  %end = icmp eq ptr %after, %ring
-  br i1 %end, label %done, label %add
+  need ne ptr %after, %ring else %done
 add:
   %status = call i32 @PyList_Append(ptr %list, ptr %after)
-  %bad = icmp ne i32 %status, 0
-  br i1 %bad, label %drop, label %next
-drop:
+  need ne i32 %status, 0 else %next
   call void @decref(ptr %list)
   br label %fail
 fail:

@@ -7,17 +7,15 @@ are built around them, as records of `BUILD`. The first table whose guards hold 
 No guard runs Python code, so what is borrowed from the arguments stays alive; a call that gives up the global lock, or takes memory from
 the pool (which is Python code), holds its leaves.
 
-The text has four abbreviations, one instruction each: `%x = word %p NAME` and `%x = addr %p NAME` load the word or pointer at that index,
-`%x = const NAME` one of the dispatcher's constants, `put i64 %v %p NAME` stores. Nothing here depends on addresses: object code is kept on disk.
+The text has abbreviations, which `runtime.dispatch_text` lists. Nothing here depends on addresses: object code is kept on disk.
 """
 
 from __future__ import annotations
 
-import re
-
 from tracegrad.runtime.dispatch_arrays import COUNTS, OBJECTS
 from tracegrad.runtime.dispatch_match import MATCH
 from tracegrad.runtime.dispatch_run import CALL, RUN
+from tracegrad.runtime.dispatch_text import expand
 from tracegrad.runtime.objects import (
     ARRAY_DATA,
     ARRAY_DESCR,
@@ -143,31 +141,4 @@ def text(layout: Layout, slots: dict[str, int]) -> str:
     )
     declared = "".join(f"declare {sig.split(' (')[0]} @{name}({sig.split(' (')[1]}\n" for name, sig in FUNCTIONS.items())
     source = declared + COUNTS[layout.counts] + OBJECTS.replace("CLEAR_PREFIX\n", clear) + MATCH + RUN + CALL
-    return _expand(source, numbers)
-
-
-# Compiled when they are used: importing the package should not wait for it.
-_SHORT = r"  (?:(%[\w.]+) = (word|addr|const|const64) (?:(%[\w.]+) )?|put (\w+) (\S+) (\S+) )(\w+)$"
-_NAME = (
-    r"\b(?:TABLE|GUARDS?|RESULTS?|BUILDS?|ARRAY|OBJECT|TUPLE|LIST|DICT|ND|DESCR|DTYPE|INFO|CALL)_\w+|NUMBER|PREFIX|BEHIND|EXTENT"
-)
-
-
-def _expand(source: str, numbers: dict[str, int]) -> str:
-    short, any_name = re.compile(_SHORT), re.compile(_NAME)
-    lines = []
-    for i, line in enumerate(source.split("\n")):
-        m = short.match(line)
-        if m is not None:
-            to, what, base, t, value, place, name = m.groups()
-            if what in ("const", "const64"):
-                t, base, name = "ptr" if what == "const" else "i64", "@constants", f"CONSTANTS_{name}"
-            elif what is not None:
-                t = "ptr" if what == "addr" else "i64"
-            index = numbers[name]
-            lines.append(f"  %at{i} = getelementptr i64, ptr {base or place}, i64 {index}")
-            line = f"  store {t} {value}, ptr %at{i}, align 8" if what is None else f"  {to} = load {t}, ptr %at{i}, align 8"
-        elif "_" in line or "E" in line:
-            line = any_name.sub(lambda m: str(numbers[m[0]]), line)
-        lines.append(line)
-    return "\n".join(lines)
+    return expand(source, numbers)

@@ -1,7 +1,8 @@
 """LLVM IR of the compiled dispatcher: running a table whose guards hold, and the way a call takes.
 
 Results are allocated first, then the kernel runs, and only then containers are made: making them may collect garbage, and finalizers may do
-anything to the arguments. `runtime.dispatch_code` explains the abbreviations.
+anything to the arguments.
+`runtime.dispatch_text` lists the abbreviations.
 """
 
 from __future__ import annotations
@@ -31,12 +32,8 @@ define internal void @arena_back(ptr %block, i64 %size) nounwind {
 entry:
   %spare = const spare
   %have = const64 spare_size
-  %none = icmp eq ptr %spare, null
-  br i1 %none, label %keep, label %compare
-compare:
-  %smaller = icmp ult i64 %have, %size
-  br i1 %smaller, label %replace, label %free
-replace:
+  need ne ptr %spare, null else %keep
+  need ult i64 %have, %size else %free
   call void @PyMem_RawFree(ptr %spare)
   br label %keep
 keep:
@@ -50,41 +47,23 @@ free:
 
 define internal void @drop(ptr %items, i64 %from, i64 %to) nounwind {
 entry:
-  br label %next
-next:
-  %i = phi i64 [ %from, %entry ], [ %i.1, %more ]
-  %left = icmp slt i64 %i, %to
-  br i1 %left, label %one, label %end
-one:
-  %p = getelementptr ptr, ptr %items, i64 %i
-  %x = load ptr, ptr %p, align 8
+  for %i from %from to %to then %end
+  %x = addr %items %i
   call void @xdecref(ptr %x)
-  br label %more
-more:
-  %i.1 = add i64 %i, 1
-  br label %next
+  next %i
 end:
   ret void
 }
 
 define internal void @hold(ptr %items, i64 %count) nounwind {
 entry:
-  br label %next
-next:
-  %i = phi i64 [ 0, %entry ], [ %i.1, %more ]
-  %left = icmp slt i64 %i, %count
-  br i1 %left, label %one, label %end
-one:
-  %p = getelementptr ptr, ptr %items, i64 %i
-  %x = load ptr, ptr %p, align 8
-  %none = icmp eq ptr %x, null
-  br i1 %none, label %more, label %count.it
-count.it:
+  for %i to %count then %end
+  %x = addr %items %i
+  need ne ptr %x, null else %more
   call void @incref(ptr %x)
   br label %more
 more:
-  %i.1 = add i64 %i, 1
-  br label %next
+  next %i
 end:
   ret void
 }
@@ -94,14 +73,10 @@ entry:
   %arena.size = alloca i64, align 8
   %owner = addr %t TABLE_owner
   call void @incref(ptr %owner)
-  %inputs.at = word %t TABLE_inputs
-  %inputs = getelementptr i64, ptr %frame, i64 %inputs.at
-  %outputs.at = word %t TABLE_outputs
-  %outputs = getelementptr i64, ptr %frame, i64 %outputs.at
-  %outs.at = word %t TABLE_outs
-  %outs = getelementptr i64, ptr %frame, i64 %outs.at
-  %objects.at = word %t TABLE_objects
-  %objects = getelementptr i64, ptr %frame, i64 %objects.at
+  %inputs = part %frame %t TABLE_inputs
+  %outputs = part %frame %t TABLE_outputs
+  %outs = part %frame %t TABLE_outs
+  %objects = part %frame %t TABLE_objects
   %nin = word %t TABLE_nin
   %nout = word %t TABLE_nout
   %results = addr %t TABLE_results
@@ -117,20 +92,15 @@ results.first:
 results.next:
   %i = phi i64 [ 0, %results.first ], [ %i.1, %made ]
   %r = phi ptr [ %results, %results.first ], [ %r.1, %made ]
-  %all = icmp eq i64 %i, %nout
-  br i1 %all, label %work, label %result
-result:
+  need ne i64 %i, %nout else %work
   %op = word %r RESULT_op
   %index = word %r RESULT_index
   %aval = addr %r RESULT_type
   %info = addr %r RESULT_info
   %bytes = word %r RESULT_bytes
   %x = call ptr @fresh(ptr %aval, ptr %info, i64 %bytes)
-  %op.slot = getelementptr ptr, ptr %outs, i64 %i
-  store ptr %x, ptr %op.slot, align 8
-  %failed = icmp eq ptr %x, null
-  br i1 %failed, label %fail.memory, label %kind
-kind:
+  put ptr %x %outs %i
+  need ne ptr %x, null else %fail.memory
   switch i64 %op, label %inline [
     i64 RESULTS_pool, label %pool
     i64 RESULTS_constant, label %constant
@@ -144,8 +114,7 @@ pool:
   %take.fn = const take
   %take.args = addr %r RESULT_object
   %memory = call ptr @PyObject_Call(ptr %take.fn, ptr %take.args, ptr null)
-  %refused = icmp eq ptr %memory, null
-  br i1 %refused, label %fail.pool, label %pooled
+  need ne ptr %memory, null else %fail.pool
 pooled:
   %large = addr %memory TUPLE_items
   call void @incref(ptr %large)
@@ -156,8 +125,7 @@ pooled:
   br label %place
 place:
   %address = phi ptr [ %start, %inline ], [ %large.data, %pooled ]
-  %out.p = getelementptr ptr, ptr %outputs, i64 %index
-  store ptr %address, ptr %out.p, align 8
+  put ptr %address %outputs %index
   br label %made
 constant:
   %fixed = addr %r RESULT_object
@@ -165,15 +133,12 @@ constant:
   br label %share
 input:
   %source = word %r RESULT_from
-  %source.p = getelementptr ptr, ptr %objects, i64 %source
-  %given = load ptr, ptr %source.p, align 8
-  %given.dp = getelementptr ptr, ptr %inputs, i64 %source
-  %given.data = load ptr, ptr %given.dp, align 8
+  %given = addr %objects %source
+  %given.data = addr %inputs %source
   br label %share
 again:
   %earlier = word %r RESULT_from
-  %earlier.p = getelementptr ptr, ptr %outs, i64 %earlier
-  %first = load ptr, ptr %earlier.p, align 8
+  %first = addr %outs %earlier
   %first.data = addr %first ARRAY_data
   %first.owner = addr %first ARRAY_owner
   %first.itself = icmp eq ptr %first.owner, null
@@ -193,16 +158,12 @@ made:
 
 work:
   %entry.fn = addr %t TABLE_entry
-  %idle = icmp eq ptr %entry.fn, null
-  br i1 %idle, label %after, label %scratch
+  need ne ptr %entry.fn, null else %after
 scratch:
   %need = word %t TABLE_arena
-  %bare = icmp eq i64 %need, 0
-  br i1 %bare, label %start.it, label %scratch.take
-scratch.take:
+  need ne i64 %need, 0 else %start.it
   %block = call ptr @arena(i64 %need, ptr %arena.size)
-  %block.none = icmp eq ptr %block, null
-  br i1 %block.none, label %fail.arena, label %scratch.align
+  need ne ptr %block, null else %fail.arena
 scratch.align:
   %b = ptrtoint ptr %block to i64
   %b.up = add i64 %b, 63
@@ -214,8 +175,7 @@ start.it:
   %scratch.p = phi ptr [ null, %scratch ], [ %b.p, %scratch.align ]
   %consts = addr %t TABLE_constants
   %releases = word %t TABLE_release
-  %long = icmp ne i64 %releases, 0
-  br i1 %long, label %long.run, label %short.run
+  need ne i64 %releases, 0 else %short.run
 long.run:
   %thread = call ptr @PyEval_SaveThread()
   %long.status = call i32 %entry.fn(ptr %inputs, ptr %outputs, ptr %consts, ptr %scratch.p)
@@ -226,15 +186,12 @@ short.run:
   br label %ran
 ran:
   %status = phi i32 [ %long.status, %long.run ], [ %short.status, %short.run ]
-  %no.block = icmp eq ptr %scratch.block, null
-  br i1 %no.block, label %judge, label %scratch.back
-scratch.back:
+  need ne ptr %scratch.block, null else %judge
   %block.size = load i64, ptr %arena.size, align 8
   call void @arena_back(ptr %scratch.block, i64 %block.size)
   br label %judge
 judge:
-  %bad = icmp ne i32 %status, 0
-  br i1 %bad, label %fail.status, label %after
+  need eq i32 %status, 0 else %fail.status
 after:
   br i1 %holding, label %let.go, label %build
 let.go:
@@ -257,8 +214,7 @@ fail.arena:
 fail.status:
   %code = sext i32 %status to i64
   %number = call ptr @PyLong_FromLong(i64 %code)
-  %numberless = icmp eq ptr %number, null
-  br i1 %numberless, label %fail, label %tell
+  need ne ptr %number, null else %fail
 tell:
   %failed.fn = addr %t TABLE_failed
   %told = call ptr (ptr, ...) @PyObject_CallFunctionObjArgs(ptr %failed.fn, ptr %number, ptr null)
@@ -282,16 +238,13 @@ define internal ptr @build(ptr %t, ptr %frame, ptr %outs, i64 %nout) alwaysinlin
 entry:
   %first = addr %t TABLE_build
   %end = addr %t TABLE_build_end
-  %stack.at = word %t TABLE_stack
-  %stack = getelementptr i64, ptr %frame, i64 %stack.at
+  %stack = part %frame %t TABLE_stack
   br label %next
 next:
   %b = phi ptr [ %first, %entry ], [ %b.1, %pushed ]
   %used = phi i64 [ 0, %entry ], [ %used.1, %pushed ]
   %height = phi i64 [ 0, %entry ], [ %height.1, %pushed ]
-  %done = icmp eq ptr %b, %end
-  br i1 %done, label %answer, label %step
-answer:
+  need eq ptr %b, %end else %step
   %r = load ptr, ptr %stack, align 8
   ret ptr %r
 step:
@@ -309,8 +262,7 @@ step:
     i64 BUILDS_call, label %call
   ]
 out:
-  %op.p = getelementptr ptr, ptr %outs, i64 %used
-  %x = load ptr, ptr %op.p, align 8
+  %x = addr %outs %used
   %used.out = add i64 %used, 1
   br label %push
 same:
@@ -318,8 +270,7 @@ same:
   br label %push
 list:
   %l = call ptr @PyList_New(i64 %n)
-  %l.none = icmp eq ptr %l, null
-  br i1 %l.none, label %fail, label %list.items
+  need ne ptr %l, null else %fail
 list.items:
   %l.items = addr %l LIST_items
   br label %move
@@ -331,48 +282,27 @@ named:
   br label %tuple.test
 tuple.test:
   %tn = phi ptr [ %tu, %tuple ], [ %na, %named ]
-  %tn.none = icmp eq ptr %tn, null
-  br i1 %tn.none, label %fail, label %tuple.items
+  need ne ptr %tn, null else %fail
 tuple.items:
   %tn.items = getelementptr i64, ptr %tn, i64 TUPLE_items
   br label %move
 move:
   %seq = phi ptr [ %l, %list.items ], [ %tn, %tuple.items ]
   %items = phi ptr [ %l.items, %list.items ], [ %tn.items, %tuple.items ]
-  br label %move.next
-move.next:
-  %m = phi i64 [ 0, %move ], [ %m.1, %move.one ]
-  %m.end = icmp eq i64 %m, %n
-  br i1 %m.end, label %push, label %move.one
-move.one:
-  %mp = getelementptr ptr, ptr %top, i64 %m
-  %mv = load ptr, ptr %mp, align 8
-  %mi = getelementptr ptr, ptr %items, i64 %m
-  store ptr %mv, ptr %mi, align 8
-  %m.1 = add i64 %m, 1
-  br label %move.next
+  for %m to %n then %push
+  %mv = addr %top %m
+  put ptr %mv %items %m
+  next %m
 dict:
   %d = call ptr @PyDict_New()
-  %d.none = icmp eq ptr %d, null
-  br i1 %d.none, label %fail, label %dict.first
-dict.first:
+  need ne ptr %d, null else %fail
   %keys = addr %b BUILD_keys
-  br label %dict.next
-dict.next:
-  %k = phi i64 [ 0, %dict.first ], [ %k.1, %dict.set ]
-  %k.end = icmp eq i64 %k, %n
-  br i1 %k.end, label %dict.clear, label %dict.one
-dict.one:
-  %kp = getelementptr ptr, ptr %keys, i64 %k
-  %key = load ptr, ptr %kp, align 8
-  %vp = getelementptr ptr, ptr %top, i64 %k
-  %value = load ptr, ptr %vp, align 8
+  for %k to %n then %dict.clear
+  %key = addr %keys %k
+  %value = addr %top %k
   %status = call i32 @PyDict_SetItem(ptr %d, ptr %key, ptr %value)
-  %bad = icmp ne i32 %status, 0
-  br i1 %bad, label %dict.fail, label %dict.set
-dict.set:
-  %k.1 = add i64 %k, 1
-  br label %dict.next
+  need eq i32 %status, 0 else %dict.fail
+  next %k
 dict.fail:
   call void @decref(ptr %d)
   br label %fail
@@ -382,14 +312,13 @@ dict.clear:
 call:
   %argument = load ptr, ptr %top, align 8
   %called = call ptr (ptr, ...) @PyObject_CallFunctionObjArgs(ptr %object, ptr %argument, ptr null)
-  %called.none = icmp eq ptr %called, null
-  br i1 %called.none, label %fail, label %call.done
+  need ne ptr %called, null else %fail
 call.done:
   call void @decref(ptr %argument)
   br label %push
 push:
-  %v = phi ptr [ %x, %out ], [ %object, %same ], [ %seq, %move.next ], [ %d, %dict.clear ], [ %called, %call.done ]
-  %used.1 = phi i64 [ %used.out, %out ], [ %used, %same ], [ %used, %move.next ], [ %used, %dict.clear ], [ %used, %call.done ]
+  %v = phi ptr [ %x, %out ], [ %object, %same ], [ %seq, %m.head ], [ %d, %dict.clear ], [ %called, %call.done ]
+  %used.1 = phi i64 [ %used.out, %out ], [ %used, %same ], [ %used, %m.head ], [ %used, %dict.clear ], [ %used, %call.done ]
   store ptr %v, ptr %top, align 8
   %height.1 = add i64 %base, 1
   br label %pushed
@@ -407,8 +336,7 @@ CALL = """
 ; The call goes to Python, with the function itself in front of the arguments.
 define internal ptr @slow(ptr %self, ptr %args, i64 %n, ptr %kwnames) noinline nounwind {
 entry:
-  %nameless = icmp eq ptr %kwnames, null
-  br i1 %nameless, label %count, label %named
+  need ne ptr %kwnames, null else %count
 named:
   %names = word %kwnames TUPLE_size
   br label %count
@@ -421,14 +349,11 @@ count:
   br label %next
 next:
   %i = phi i64 [ 0, %count ], [ %i.1, %one ]
-  %end = icmp eq i64 %i, %total
-  br i1 %end, label %go, label %one
+  need ne i64 %i, %total else %go
 one:
-  %from = getelementptr ptr, ptr %args, i64 %i
-  %x = load ptr, ptr %from, align 8
+  %x = addr %args %i
   %i.1 = add i64 %i, 1
-  %to = getelementptr ptr, ptr %all, i64 %i.1
-  store ptr %x, ptr %to, align 8
+  put ptr %x %all %i.1
   br label %next
 go:
   %positional = add i64 %n, 1
@@ -443,9 +368,7 @@ define internal i1 @unset(ptr %variable) alwaysinline nounwind {
 entry:
   %at = alloca ptr, align 8
   %status = call i32 @PyContextVar_Get(ptr %variable, ptr null, ptr %at)
-  %bad = icmp ne i32 %status, 0
-  br i1 %bad, label %error, label %compare
-error:
+  need ne i32 %status, 0 else %compare
   call void @PyErr_Clear()
   ret i1 false
 compare:
@@ -460,9 +383,7 @@ define ptr @tg.dispatch.call(ptr %self, ptr %args, i64 %nargsf, ptr %kwnames) no
 entry:
   %n = and i64 %nargsf, 9223372036854775807
   %first = addr %self CALL_table
-  %none = icmp eq ptr %first, null
-  br i1 %none, label %slow, label %interpreter
-interpreter:
+  need ne ptr %first, null else %slow
   %i.var = const interpreter
   %eager = call i1 @unset(ptr %i.var)
   br i1 %eager, label %overrides, label %slow
@@ -474,8 +395,7 @@ calls:
   %left = const64 calls
   %left.1 = add i64 %left, -1
   put i64 %left.1 @constants CONSTANTS_calls
-  %look = icmp eq i64 %left.1, 0
-  br i1 %look, label %slow, label %prepare
+  need ne i64 %left.1, 0 else %slow
 prepare:
   %words = word %self CALL_frame
   %frame = alloca i64, i64 %words, align 16
@@ -486,8 +406,7 @@ next:
   br i1 %fits, label %run, label %miss
 miss:
   %following = addr %t TABLE_next
-  %last = icmp eq ptr %following, null
-  br i1 %last, label %slow, label %next
+  if eq ptr %following, null then %slow else %next
 run:
   %r = call ptr @run(ptr %t, ptr %frame)
   ret ptr %r
