@@ -119,7 +119,8 @@ def expand(source: str, numbers: dict[str, int]) -> str:
     for line, following in zip(lines, [*lines[1:], ""], strict=True):
         m = short.match(line)
         if m is not None:
-            writer.short(*m.groups(), following)
+            to, what, rest = m.groups()
+            writer.short(to, what, rest, following)
         else:
             writer.write(any_name.sub(lambda m: str(numbers[m[0]]), line) if "_" in line or "E" in line else line)
     return "\n".join(writer.lines)
