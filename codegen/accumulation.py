@@ -7,6 +7,7 @@ uses of the array have contributed. In a loop that costs the size of the array i
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -21,14 +22,7 @@ from tracegrad.transforms.regions import map_regions
 def accumulate_in_windows(program: Program) -> Program:
     """Rewrite sums with updated zeros, reads of what was just written, and writes over it."""
     made: dict[Var, Equation] = {}
-    uses: dict[Var, int] = {}
-    for eqn in program.equations:
-        for a in eqn.inputs:
-            if isinstance(a, Var):
-                uses[a] = uses.get(a, 0) + 1
-    for a in program.outputs:
-        if isinstance(a, Var):
-            uses[a] = uses.get(a, 0) + 1
+    uses = program.uses()
     env: dict[Var, Atom] = {}
     equations: list[Equation] = []
     changed = False
@@ -113,10 +107,10 @@ def _is_zeros(atom: Atom, made: dict[Var, Equation]) -> bool:
     return source is not None and source.primitive.name == "broadcast_in_dim" and _is_zeros(source.inputs[0], made)
 
 
-def _sum_with_window(eqn: Equation, made: dict[Var, Equation], uses: dict[Var, int]) -> list[Equation] | None:
+def _sum_with_window(eqn: Equation, made: dict[Var, Equation], uses: Counter[Var]) -> list[Equation] | None:
     """`a + update(zeros, u)` as an update of `a`."""
     for a, b in (eqn.inputs, eqn.inputs[::-1]):
-        if not isinstance(b, Var) or uses.get(b, 0) != 1 or a.type.shape != b.type.shape or not isinstance(a, Var):
+        if not isinstance(b, Var) or uses[b] != 1 or a.type.shape != b.type.shape or not isinstance(a, Var):
             continue
         update = made.get(b)
         if update is None or not update.inputs or not _is_zeros(update.inputs[0], made):

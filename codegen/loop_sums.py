@@ -7,6 +7,7 @@ time axis, by BLAS, replaces all the updates. The derivative of a gradient adds 
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 from tracegrad.ir.contractions import dot_general_p
@@ -39,17 +40,7 @@ def _after_loop(eqn: Equation) -> list[Equation] | None:
     p = eqn.params
     body: Program = p["body"]
     nc, nk, length = p["num_consts"], p["num_carry"], p["length"]
-    uses: dict[Var, int] = {}
-    made: dict[Var, Equation] = {}
-    for e in body.equations:
-        for a in e.inputs:
-            if isinstance(a, Var):
-                uses[a] = uses.get(a, 0) + 1
-        for v in e.outputs:
-            made[v] = e
-    for a in body.outputs:
-        if isinstance(a, Var):
-            uses[a] = uses.get(a, 0) + 1
+    uses, made = body.uses(), body.definitions()
     scanned = dict(zip(body.inputs[nc + nk :], eqn.inputs[nc + nk :]))
     stacked: dict[Var, Var] = {}  # variables of the body to their stacked arrays
     for a, v in zip(body.outputs[nk:], eqn.outputs[nk:]):
@@ -121,9 +112,9 @@ def _without(carries: list[Var], body: Program) -> list[Equation]:
     return [e for e in body.equations if not any(a in gone for a in e.inputs)]
 
 
-def _products_added(carry: Var, out: Atom, uses: dict[Var, int], made: dict[Var, Equation]) -> list[Equation]:
+def _products_added(carry: Var, out: Atom, uses: Counter[Var], made: dict[Var, Equation]) -> list[Equation]:
     """The products in `out = carry + product + ...`, in any order, if nothing else reads any of these; else none."""
-    if not isinstance(out, Var) or uses.get(carry) != 1:
+    if not isinstance(out, Var) or uses[carry] != 1:
         return []
     products: list[Equation] = []
     waiting = [out]
@@ -134,7 +125,7 @@ def _products_added(carry: Var, out: Atom, uses: dict[Var, int], made: dict[Var,
             found_carry = True
             continue
         e = made.get(x)
-        if e is None or uses.get(x) != 1 or x.type.shape != carry.type.shape:
+        if e is None or uses[x] != 1 or x.type.shape != carry.type.shape:
             return []
         if e.primitive is add_p and all(isinstance(a, Var) for a in e.inputs):
             waiting += [a for a in reversed(e.inputs) if isinstance(a, Var)]

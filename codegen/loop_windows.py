@@ -7,6 +7,7 @@ what the body computes, and their sums share its nest, where a whole array would
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,16 +61,7 @@ def _after_loop(eqn: Equation) -> list[Equation] | None:
     nc, nk = p["num_consts"], p["num_carry"]
     leading = int(eqn.primitive is tape_scan_p)  # its length comes before the other operands
     length, operands = eqn.inputs[:leading], eqn.inputs[leading:]
-    uses: dict[Var, int] = {}
-    made: dict[Var, Equation] = {}
-    for e in body.equations:
-        for a in e.inputs:
-            if isinstance(a, Var):
-                uses[a] = uses.get(a, 0) + 1
-        made.update((v, e) for v in e.outputs)
-    for a in body.outputs:
-        if isinstance(a, Var):
-            uses[a] = uses.get(a, 0) + 1
+    uses, made = body.uses(), body.definitions()
     before: list[Equation] = []
     inside: list[Equation] = []
     after: list[Equation] = []
@@ -128,9 +120,9 @@ def _after_loop(eqn: Equation) -> list[Equation] | None:
     return [*before, scan.replace(params={**scan.params, "body": remove_dead_code(new_body)}), *after]
 
 
-def _pieces(carry: Var, out: Atom, uses: dict[Var, int], made: dict[Var, Equation]) -> list[Piece] | None:
+def _pieces(carry: Var, out: Atom, uses: Counter[Var], made: dict[Var, Equation]) -> list[Piece] | None:
     """What is added to the carry, if nothing else is done with it and something is put into windows."""
-    if uses.get(carry) != 1 or carry.type.dtype.kind not in "fciu":
+    if uses[carry] != 1 or carry.type.dtype.kind not in "fciu":
         return None
     found: list[Piece] = []
     seen = 0
@@ -144,7 +136,7 @@ def _pieces(carry: Var, out: Atom, uses: dict[Var, int], made: dict[Var, Equatio
         if not isinstance(a, Var) or len(found) >= MOST_PIECES:
             return False
         source = made.get(a)
-        if source is not None and uses.get(a) == 1:
+        if source is not None and uses[a] == 1:
             name = source.primitive
             if name is add_p and all(x.type.shape == a.type.shape for x in source.inputs):
                 return all([walk(x, path) for x in source.inputs])

@@ -7,6 +7,8 @@ operand go to that operand; sums over the batch are contracted with the rest.
 
 from __future__ import annotations
 
+from collections import Counter
+
 from tracegrad.ir.contractions import dot_general_p
 from tracegrad.ir.elementwise import mul_p, neg_p
 from tracegrad.ir.program import Atom, Equation, Program, Var
@@ -20,10 +22,7 @@ def sum_before_products(program: Program) -> Program:
     names = {e.primitive.name for e in program.equations}
     if not (names >= {"reduce_sum", "dot_general"} or any(e.primitive.regions for e in program.equations)):
         return program
-    uses: dict[Var, int] = {}
-    for a in [a for e in program.equations for a in e.inputs] + list(program.outputs):
-        if isinstance(a, Var):
-            uses[a] = uses.get(a, 0) + 1
+    uses = program.uses()
     made: dict[Var, Equation] = {}
     equations: list[Equation] = []
     changed = False
@@ -37,12 +36,12 @@ def sum_before_products(program: Program) -> Program:
     return remove_dead_code(program.replace(equations=equations)) if changed else program
 
 
-def _summed(eqn: Equation, uses: dict[Var, int], made: dict[Var, Equation]) -> list[Equation] | None:
+def _summed(eqn: Equation, uses: Counter[Var], made: dict[Var, Equation]) -> list[Equation] | None:
     """The equations that give the sum, if it is one of a product."""
     linear: list[Equation] = []
     a = eqn.inputs[0]
     while True:
-        if not isinstance(a, Var) or uses.get(a) != 1 or a not in made:
+        if not isinstance(a, Var) or uses[a] != 1 or a not in made:
             return None
         source = made[a]
         if source.primitive is dot_general_p:

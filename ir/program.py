@@ -8,6 +8,7 @@ Programs themselves (*regions*); a region is closed: it sees its own inputs and 
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, final
 
@@ -252,6 +253,15 @@ class Program:
             if eqn.params:
                 for _, region in eqn.regions():
                     yield from region.walk()
+
+    def uses(self) -> Counter[Var]:
+        """How often each variable is read, as an operand or as an output; what only regions read inside of them does not count."""
+        operands = [a for eqn in self.equations for a in eqn.inputs]
+        return Counter([a for a in (*operands, *self.outputs) if isinstance(a, Var)])
+
+    def definitions(self) -> dict[Var, Equation]:
+        """The equation that binds each variable; inputs and constants have none."""
+        return {v: eqn for eqn in self.equations for v in eqn.outputs}
 
 
 def _digest(program: Program) -> bytes:

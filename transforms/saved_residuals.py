@@ -38,7 +38,7 @@ def saved_residuals(fun: Callable[..., Any], *args: Any, **kwargs: Any) -> list[
 
 def _described(program: Program, atom: Atom) -> str:
     """Where a value of a program comes from, looked for inside of calls and loops."""
-    made = {v: eqn for eqn in program.equations for v in eqn.outputs}
+    made = program.definitions()
     around: list[str] = []
     outermost: Equation | None = None
     while isinstance(atom, Var) and atom in made:
@@ -50,12 +50,12 @@ def _described(program: Program, atom: Atom) -> str:
             inner: Program = eqn.params["program"]
             if name == "call":
                 around.append(f"in the jitted function '{eqn.params['name']}'")
-            made = {v: e for e in inner.equations for v in e.outputs}
+            made = inner.definitions()
             atom = inner.outputs[k]
         elif name == "scan" and k >= eqn.params["num_carry"]:
             inner = eqn.params["body"]
             around.append(f"in each of {eqn.params['length']} steps of a scan")
-            made = {v: e for e in inner.equations for v in e.outputs}
+            made = inner.definitions()
             if inner.outputs[k] not in made:
                 nc, nk = eqn.params["num_consts"], eqn.params["num_carry"]
                 at = next((i for i, v in enumerate(inner.inputs) if v is inner.outputs[k]), -1)
@@ -66,7 +66,7 @@ def _described(program: Program, atom: Atom) -> str:
             # The branches share the result; the others may fill it with zeros.
             inner = next(b for b in eqn.params["branches"] if _is_made(b, k))
             around.append("in a branch of a cond")
-            made = {v: e for e in inner.equations for v in e.outputs}
+            made = inner.definitions()
             atom = inner.outputs[k]
         else:
             label = f"named '{eqn.params['name']}'" if name == "name" else f"output of {name}"

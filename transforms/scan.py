@@ -157,7 +157,7 @@ def _plan(split: Split, num_consts: int, num_carry: int) -> Plan:
     n_outs = split.num_outs
     position = {v: i for i, v in enumerate(known.inputs)}
     constants = {c.var: c.value for c in known.constants}
-    defined = {v: eqn for eqn in known.equations for v in eqn.outputs}
+    defined = known.definitions()
     invariant = _invariants(known, num_consts)
     stacked = {a: i for i, a in enumerate(known.outputs[num_carry:n_outs]) if type(a) is Var}
     before: list[Var] = []

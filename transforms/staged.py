@@ -157,7 +157,7 @@ def finish_split(
     fixed = {c.var: c.value for c in program.constants}
     # Inputs count less than their size, since the caller holds them for some time, if not for so long.
     at_hand = {*outputs, *fixed}
-    made = {v: eqn for eqn in program.equations for v in eqn.outputs}
+    made = program.definitions()
     _, again = kept_and_rebuilt(names, made, lambda v: 0 if v in at_hand else max(v.type.nbytes * (3 if v in position else 4), 1))
     for eqn in again:
         for v in (*eqn.inputs, *eqn.outputs):
