@@ -29,6 +29,7 @@ from tracegrad.transforms.calls import transpose_with
 from tracegrad.transforms.jvp import JvpInterpreter, JvpTracer
 from tracegrad.transforms.linearize import LinearizeInterpreter, LinearizeTracer
 from tracegrad.transforms.partial import Partial
+from tracegrad.transforms.tape_values import unbatched
 from tracegrad.transforms.zero import Axis, Linear, Zero
 
 Flat = Callable[..., Sequence[Any]]
@@ -147,10 +148,6 @@ def batched(primitive: Primitive, rule: DerivativeRule, axis: Axis, dims: tuple[
     return made
 
 
-def _unbatched(t: ArrayType, dim: int | None) -> ArrayType:
-    return t if dim is None else t.update(shape=t.shape[:dim] + t.shape[dim + 1 :])
-
-
 def _batched_jvp(rule: DerivativeRule, axis: Axis, dims: tuple[int | None, ...]) -> DerivativeRule:
     def jvp(primals: Sequence[Any], tangents: Sequence[Any]) -> tuple[Any, Any]:
         n = len(primals)
@@ -159,7 +156,7 @@ def _batched_jvp(rule: DerivativeRule, axis: Axis, dims: tuple[int | None, ...])
 
         def one(*values: Any) -> list[Any]:
             given = iter(values[n:])
-            dots = [Zero(_unbatched(t.type, d)) if type(t) is Zero else next(given) for t, d in zip(tangents, dims)]
+            dots = [Zero(unbatched(t.type, d)) if type(t) is Zero else next(given) for t, d in zip(tangents, dims)]
             outs, out_dots = rule.jvp(values[:n], dots)  # type: ignore[misc]
             nonzero[:] = [type(t) is not Zero for t in out_dots]
             return [*outs, *[t for t in out_dots if type(t) is not Zero]]
@@ -176,8 +173,8 @@ def _batched_jvp(rule: DerivativeRule, axis: Axis, dims: tuple[int | None, ...])
 
         def one(*values: Any) -> list[Any]:
             fixed, given = iter(values[: len(known)]), iter(values[len(known) :])
-            own = [Linear(_unbatched(x.type, d)) if type(x) is Linear else next(fixed) for x, d in zip(inputs, dims)]
-            own_cts = [Zero(_unbatched(ct.type, 0)) if type(ct) is Zero else next(given) for ct in cts]
+            own = [Linear(unbatched(x.type, d)) if type(x) is Linear else next(fixed) for x, d in zip(inputs, dims)]
+            own_cts = [Zero(unbatched(ct.type, 0)) if type(ct) is Zero else next(given) for ct in cts]
             results = rule.options["transpose"](own_cts, own)
             nonzero[:] = [ct is not None and type(ct) is not Zero for ct in results]
             return [ct for ct, nz in zip(results, nonzero) if nz]
@@ -215,7 +212,7 @@ def _batched_vjp(rule: DerivativeRule, axis: Axis, dims: tuple[int | None, ...])
 
         def one(*values: Any) -> list[Any]:
             given = iter(values[n:])
-            own = [Zero(_unbatched(ct.type, 0)) if type(ct) is Zero else next(given) for ct in cts]
+            own = [Zero(unbatched(ct.type, 0)) if type(ct) is Zero else next(given) for ct in cts]
             results = rule.bwd(values[:n], own, inner)  # type: ignore[misc]
             nonzero[:] = [ct is not None and type(ct) is not Zero for ct in results]
             return [ct for ct, nz in zip(results, nonzero) if nz]

@@ -53,8 +53,10 @@ def as_elements(dims: Sequence[int | None], wanted: Sequence[int | None]) -> tup
     return tuple([0 if d is not None and d < 0 else to for d, to in zip(dims, wanted)])
 
 
-def unbatched(t: ArrayType, dim: int) -> ArrayType:
-    """The type of one example of a value of type `t`."""
+def unbatched(t: ArrayType, dim: int | None) -> ArrayType:
+    """The type of one example of a value of type `t`; None: the examples share the value."""
+    if dim is None:
+        return t
     if dim >= 0:
         return ArrayType(t.shape[:dim] + t.shape[dim + 1 :], t.dtype, t.weak)
     return ArrayType(t.shape, tape_dtype(unbatched(t.dtype.element, -1 - dim)))
