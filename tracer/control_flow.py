@@ -252,10 +252,7 @@ def _traced_carry(
 def while_loop(
     cond_fun: Callable[[Any], Any], body_fun: Callable[[Any], Any], init_val: Any, *, _slots: int | None = None
 ) -> Any:
-    """Repeat `val = body_fun(val)` while `cond_fun(val)`, starting at `init_val` (a pytree whose types stay the same).
-
-    Raises TypeError if the condition is not a scalar bool or the carry changes its structure or types, naming the leaf.
-    """
+    """The loop of `transforms.loop_checkpoints.while_loop`, which is what users call, as one equation. _slots: as for `scan`."""
     if not (callable(cond_fun) and callable(body_fun)):
         raise TypeError("lax.while_loop takes (cond_fun, body_fun, init_val); cond_fun and body_fun must be callable")
     if config.disable_jit and not any(isinstance(x, Tracer) for x in tree_flatten(init_val)[0]):
@@ -304,10 +301,9 @@ def fori_loop(
     unroll: int | bool | None = None,
     _loops: tuple[Any, Any] | None = None,
 ) -> Any:
-    """`for i in range(lower, upper): val = body_fun(i, val)`, starting at `init_val`.
+    """The loop of `transforms.loop_checkpoints.fori_loop`, which is what users call.
 
-    With concrete bounds it is a scan, with traced bounds a while_loop.
-    Raises TypeError if the bounds are not integers or the carry changes its types.
+    _loops: the functions for concrete and for traced bounds.
     """
     by_scan, by_while = _loops or (scan, while_loop)
     bounds = _types([lower, upper], "lax.fori_loop: a bound")
@@ -361,16 +357,14 @@ def scan(
     length: Any = None,
     reverse: bool = False,
     unroll: int | bool = 1,
-    _split_transpose: bool = False,
+    *,
     _what: str = "lax.scan",
     _name: str = "",
     _slots: int | None = None,
 ) -> tuple[Any, Any]:
-    """Thread a carry through a loop and stack what each step gives: `carry, y = f(carry, x)` for each `x` of `xs`.
+    """The loop of `transforms.loop_checkpoints.scan`, which is what users call, as one equation.
 
-    xs: a pytree of arrays sliced along their first dimension, or None with `length`. `reverse` runs from the last slice to the first.
-    Returns (final carry, ys), `ys` with a leading dimension of the length.
-    Raises ValueError if lengths disagree, TypeError if `f` does not return a pair or the carry changes its types, naming the leaf.
+    _what, _name: how errors and programs call it. _slots: how many carries reverse mode keeps at a time; None: the residuals of each step.
     """
     if not callable(f):
         raise TypeError(f"{_what}: the function must be callable, got {f!r}")

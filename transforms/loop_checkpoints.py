@@ -69,6 +69,7 @@ def scan(
 
     xs: a pytree of arrays sliced along their first dimension, or None with `length`. `reverse` runs from the last slice to the first.
     checkpoint: what reverse mode keeps: `every(k)` or `binomial(slots)` of `tracegrad.ad_checkpoint`; None: the residuals of each step.
+    `_split_transpose` is there for programs written for JAX, and has no effect.
     Returns (final carry, ys), `ys` with a leading dimension of the length.
     Raises ValueError if lengths disagree, TypeError if `f` does not return a pair or the carry changes its types, naming the leaf.
     """
@@ -76,7 +77,7 @@ def scan(
     if isinstance(schedule, every):
         return _scan_every(f, init, xs, length, reverse, unroll, int(schedule.steps))
     slots = int(schedule.slots) if schedule is not None else None
-    return control_flow.scan(f, init, xs, length, reverse, unroll, _split_transpose, _slots=slots)
+    return control_flow.scan(f, init, xs, length, reverse, unroll, _slots=slots)
 
 
 def _scan_every(f: Any, init: Any, xs: Any, length: Any, reverse: bool, unroll: Any, steps: int) -> tuple[Any, Any]:
