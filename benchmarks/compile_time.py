@@ -27,7 +27,6 @@ import numpy as np
 import tracegrad as tg
 import tracegrad.numpy as jnp
 from tracegrad import lax
-from tracegrad.codegen import rules  # noqa: F401  (attaches the lowering rules)
 from tracegrad.codegen import target as targets
 from tracegrad.codegen.compile import CHEAP_PIPELINE, STRAIGHT_VECTORS, prepare
 from tracegrad.codegen.llvm_text import Writer

@@ -36,8 +36,6 @@ class Annotated:
 
 def annotate(program: Program, name: str) -> Annotated:
     """Lower a program as `compile_program` does, noting where everything comes from."""
-    import tracegrad.codegen.rules  # noqa: F401  (attaches the lowering rules)
-
     lowering = Lowering(Function(name), OriginBuilder)
     prepared = prepare(program)
     function, constants, callbacks = lower_program(prepared, name, lowering, OriginContext)

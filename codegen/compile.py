@@ -80,8 +80,6 @@ def compile_program(
     program: Program, name: str = "main", keep_text: bool = False, target: targets.Target | None = None
 ) -> CompiledObject:
     """Compile a program (whose key types have been made physical) for a processor, by default this one."""
-    import tracegrad.codegen.rules  # noqa: F401  (attaches the lowering rules)
-
     target = targets.host() if target is None else target
     function, constants, callbacks = lower_program(prepare(program), name)
     function.returns_tapes = any([is_tape(t.dtype) for t in program.out_types])

@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 
-from tracegrad.codegen import plan
+from tracegrad.codegen import plan, rules
 from tracegrad.codegen.builder import Builder
 from tracegrad.codegen.elementwise import DEAR, UNROLLED_CALLS
 from tracegrad.codegen.loop_ir import Buffer, Function, Index, Value
@@ -421,6 +421,7 @@ class Context:
 
 def rule_of(primitive: Primitive) -> Any:
     """The lowering rule of a primitive. A primitive defined by users without one is an error that names it."""
+    rules.attach(primitive)
     return primitive.rule("lower")
 
 

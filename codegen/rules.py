@@ -1,39 +1,42 @@
-"""Importing this module attaches the lowering rules of all families to their primitives."""
+"""Where the lowering rules are: each family's file is loaded when a program with one of its primitives is compiled.
 
-from tracegrad.codegen import (
-    callbacks,
-    contractions,
-    control_flow,
-    convolution,
-    cumulative,
-    elementwise,
-    fft,
-    indexing,
-    linalg,
-    random,
-    reductions,
-    sorting,
-    special,
-    structural,
-    tapes,
-    windows,
-)
+A first call waits for what it needs only: to load all of them takes longer than to compile a small program.
+"""
 
-__all__ = [
-    "callbacks",
-    "contractions",
-    "control_flow",
-    "convolution",
-    "cumulative",
-    "elementwise",
-    "fft",
-    "indexing",
-    "linalg",
-    "random",
-    "reductions",
-    "sorting",
-    "special",
-    "structural",
-    "tapes",
-    "windows",
-]
+from __future__ import annotations
+
+from importlib import import_module
+
+from tracegrad.ir.primitive import REGISTRY, Primitive
+
+_FILES = {"calls": "control_flow"}
+"""The files of families that are not named like them."""
+_ASIDE = {
+    "argmax": "cumulative",
+    "argmin": "cumulative",
+    "callback": "callbacks",
+    "conv_general_dilated": "convolution",
+    "cumlogsumexp": "cumulative",
+    "cummax": "cumulative",
+    "cummin": "cumulative",
+    "cumprod": "cumulative",
+    "cumsum": "cumulative",
+    "pure_callback": "callbacks",
+}
+"""Primitives whose rules have a file apart from their family's."""
+
+
+def attach(primitive: Primitive) -> None:
+    """Give a primitive of ours its lowering rule, if it has none yet. Those of users have what users gave them."""
+    if "lower" in primitive.rules or primitive.family == "user":
+        return
+    file = _ASIDE.get(primitive.name) or _FILES.get(primitive.family, primitive.family)
+    import_module(f"tracegrad.codegen.{file}")
+
+
+def attach_all() -> None:
+    for primitive in list(REGISTRY.values()):
+        attach(primitive)
+
+
+__all__ = ["attach", "attach_all"]

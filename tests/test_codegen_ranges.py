@@ -11,7 +11,6 @@ import pytest
 import tracegrad as tg
 import tracegrad.numpy as jnp
 from tests.codegen_harness import check, staged
-from tracegrad.codegen import rules  # noqa: F401  (attaches the lowering rules)
 from tracegrad.codegen.loop_ir import For, Switch, blocks_of
 from tracegrad.codegen.lower import lower_program
 from tracegrad.ir import ops

@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
+import os
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +21,7 @@ import numpy as np
 import pytest
 from primitive_samples import C128, F64, HALF, Case, all_cases, draw, sample
 
+from tracegrad.codegen import rules
 from tracegrad.ir import ops
 from tracegrad.ir.bind import bind1
 from tracegrad.ir.config import config
@@ -449,6 +453,7 @@ def test_transformed_and_compiled(name: str, make: Callable[[Case], Job | None])
 def test_completeness(name: str) -> None:
     """Each primitive has samples, and each rule or a reason why not."""
     primitive = REGISTRY[name]
+    rules.attach(primitive)
     holes = [kind for kind in ("transpose", "batch", "lower") if kind not in primitive.rules]
     if not {"jvp", "linearize"} & primitive.rules.keys():
         holes.append("jvp")
@@ -458,6 +463,31 @@ def test_completeness(name: str) -> None:
     if not all_cases()[name]:
         holes.append("samples")
     assert not holes, f"{name} lacks {', '.join(holes)}"
+
+
+_ATTACHED_ONE_BY_ONE = """
+import os
+import tracegrad
+from tracegrad.codegen import rules
+from tracegrad.ir.primitive import REGISTRY
+
+lacking = [p.name for p in REGISTRY.values() if "lower" not in p.rules]
+for name in lacking:
+    child = os.fork()
+    if child == 0:
+        rules.attach(REGISTRY[name])
+        os._exit("lower" not in REGISTRY[name].rules)
+    assert os.waitpid(child, 0)[1] == 0, name
+print(len(lacking))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="each primitive is looked at in a process of its own")
+def test_lowering_rules_are_found() -> None:
+    """Whichever primitive comes first, its lowering rule is loaded; importing the package loads few of them."""
+    made = subprocess.run([sys.executable, "-c", _ATTACHED_ONE_BY_ONE], capture_output=True, text=True)
+    assert made.returncode == 0, made.stderr
+    assert int(made.stdout) > 50
 
 
 # Testing the tests: a wrong rule must be found.
