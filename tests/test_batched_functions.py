@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,17 +14,12 @@ import tracegrad as tg
 import tracegrad.numpy as jnp
 from tracegrad import lax, nn, random
 from tracegrad import scipy as jsp
-from tracegrad.ir.config import config
+
+pytestmark = pytest.mark.usefixtures("double_precision")
 
 LA, SLA = jnp.linalg, jsp.linalg
 Rng = np.random.Generator
 Maker = Callable[[Rng], Any]
-
-
-@pytest.fixture(autouse=True)
-def double_precision() -> Iterator[None]:
-    with config.override("enable_x64", True):
-        yield
 
 
 def normal(*shape: int) -> Maker:

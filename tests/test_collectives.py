@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -14,15 +13,11 @@ import tracegrad.numpy as jnp
 from tracegrad import grad, jit, lax, vmap
 from tracegrad.test_util import check_grads
 
+pytestmark = pytest.mark.usefixtures("double_precision")
+
 X = np.array([0.5, -1.0, 2.0, 3.0, 4.5, -6.0])
 GROUPS = [[0, 2, 4], [5, 1, 3]]
 named = functools.partial(vmap, axis_name="i")
-
-
-@pytest.fixture(autouse=True)
-def double_precision() -> Iterator[None]:
-    with tracegrad.enable_x64():
-        yield
 
 
 def close(x: Any, y: Any) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import os
 from collections import Counter
-from collections.abc import Iterator
 from typing import Any
 
 import composition_loops  # noqa: F401  adds control flow to the transforms
@@ -20,9 +19,10 @@ from compositions import TRANSFORMS, Chain, jacobian_at, remembered
 
 import tracegrad as tg
 from tracegrad.codegen import target
-from tracegrad.ir.config import config
 from tracegrad.ir.evaluate import evaluate
 from tracegrad.tracer.abstract import make_ir
+
+pytestmark = pytest.mark.usefixtures("double_precision")
 
 TRIPLES = int(os.environ.get("TRACEGRAD_TEST_TRIPLES", "80"))
 ROUNDS = int(os.environ.get("TRACEGRAD_TEST_ROUNDS", "1"))
@@ -30,12 +30,6 @@ ROUNDS = int(os.environ.get("TRACEGRAD_TEST_ROUNDS", "1"))
 
 TOLERANCE = {0: 1e-11, 1: 1e-8, 2: 1e-7, 3: 1e-5}
 """Of results of compositions that differentiate so often, relative to the largest element or one: differences of differences lose digits."""
-
-
-@pytest.fixture(autouse=True)
-def double_precision() -> Iterator[None]:
-    with config.override("enable_x64", True):
-        yield
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -12,13 +11,8 @@ import pytest
 import tracegrad as tg
 import tracegrad.numpy as jnp
 from tracegrad import errors, lax
-from tracegrad.ir.config import config
 
-
-@pytest.fixture(autouse=True)
-def double_precision() -> Iterator[None]:
-    with config.override("enable_x64", True):
-        yield
+pytestmark = pytest.mark.usefixtures("double_precision")
 
 
 X = 2.5

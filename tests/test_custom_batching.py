@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -14,13 +13,9 @@ from tracegrad import checkpoint, custom_jvp, custom_vjp, grad, hessian, jacfwd,
 from tracegrad.custom_batching import custom_vmap, sequential_vmap
 from tracegrad.errors import UnexpectedTracerError
 
+pytestmark = pytest.mark.usefixtures("double_precision")
+
 X = np.array([0.3, 1.1, -0.7])
-
-
-@pytest.fixture(autouse=True)
-def double_precision() -> Iterator[None]:
-    with tracegrad.enable_x64():
-        yield
 
 
 def close(x: Any, y: Any) -> None:

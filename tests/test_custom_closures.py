@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,11 +15,7 @@ from tracegrad import checkpoint, custom_jvp, custom_vjp, grad, jit, jvp, lax, v
 from tracegrad.errors import UnexpectedTracerError
 from tracegrad.transforms.closures import lift
 
-
-@pytest.fixture(autouse=True)
-def double_precision() -> Iterator[None]:
-    with tracegrad.enable_x64():
-        yield
+pytestmark = pytest.mark.usefixtures("double_precision")
 
 
 def by_jvp(w: Any) -> Callable[[Any], Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,6 @@ from test_transforms_core import X, check_everywhere, close, numeric, program_of
 
 import tracegrad.numpy as jnp
 import tracegrad.runtime.eager  # noqa: F401  installs the interpreter at the bottom
-from tracegrad.ir.config import config
 from tracegrad.ir.types import float0
 from tracegrad.runtime.jit import jit
 from tracegrad.tracer.control_flow import cond, scan, while_loop
@@ -30,11 +28,7 @@ from tracegrad.transforms.jacobians import hessian, jacfwd, jacrev
 from tracegrad.transforms.saved_residuals import saved_residuals
 from tracegrad.transforms.vmap import vmap
 
-
-@pytest.fixture(autouse=True)
-def double_precision() -> Iterator[None]:
-    with config.override("enable_x64", True):
-        yield
+pytestmark = pytest.mark.usefixtures("double_precision")
 
 
 # custom_jvp

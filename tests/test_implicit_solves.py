@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,14 +14,10 @@ from tracegrad import checkpoint, grad, hessian, jacfwd, jacobian, jacrev, jit, 
 from tracegrad.scipy.linalg import solve_triangular
 from tracegrad.test_util import check_grads
 
+pytestmark = pytest.mark.usefixtures("double_precision")
+
 A = np.array([[2.0, 1.0], [0.5, 3.0]])
 B = np.array([1.0, 2.0])
-
-
-@pytest.fixture(autouse=True)
-def double_precision() -> Iterator[None]:
-    with tracegrad.enable_x64():
-        yield
 
 
 def richardson(matvec: Callable[[Any], Any], b: Any) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -27,17 +26,12 @@ from tracegrad import (
     vmap,
 )
 from tracegrad.ad_checkpoint import binomial, every
-from tracegrad.ir.config import config
 from tracegrad.lax import cond, fori_loop, scan, while_loop
 from tracegrad.test_util import check_grads
 
+pytestmark = pytest.mark.usefixtures("double_precision")
+
 X = np.array([0.3, -0.7, 1.2])
-
-
-@pytest.fixture(autouse=True)
-def double_precision() -> Iterator[None]:
-    with config.override("enable_x64", True):
-        yield
 
 
 SCHEDULES = [every(1), every(4), every(100), binomial(1), binomial(2), binomial(3), binomial(100)]

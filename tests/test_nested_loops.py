@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,19 +11,14 @@ import pytest
 import tracegrad as tg
 import tracegrad.numpy as jnp
 from tracegrad import lax
-from tracegrad.ir.config import config
 from tracegrad.ir.evaluate import evaluate
 from tracegrad.ir.verify import verify
 from tracegrad.tracer.abstract import make_ir
 
+pytestmark = pytest.mark.usefixtures("double_precision")
+
 X = 1.3
 Step = Callable[[Any, Any], Any]  # from a carry and the argument to the next carry
-
-
-@pytest.fixture(autouse=True)
-def double_precision() -> Iterator[None]:
-    with config.override("enable_x64", True):
-        yield
 
 
 def wave(c: Any, x: Any) -> Any:

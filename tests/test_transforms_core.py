@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,6 @@ import tracegrad.runtime.eager  # noqa: F401  installs the interpreter at the bo
 from tracegrad.ir.array import Array
 from tracegrad.ir.bind import bind, current, type_of, using
 from tracegrad.ir.calls import call_p
-from tracegrad.ir.config import config
 from tracegrad.ir.program import Program
 from tracegrad.ir.types import float0
 from tracegrad.ir.verify import verify
@@ -30,11 +29,7 @@ from tracegrad.transforms.custom import custom_jvp, custom_vjp
 from tracegrad.transforms.jacobians import hessian, jacfwd, jacrev
 from tracegrad.transforms.vmap import vmap
 
-
-@pytest.fixture(autouse=True)
-def double_precision() -> Iterator[None]:
-    with config.override("enable_x64", True):
-        yield
+pytestmark = pytest.mark.usefixtures("double_precision")
 
 
 def program_of(f: Callable[..., Any], *args: Any) -> Program:
