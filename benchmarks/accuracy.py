@@ -23,8 +23,8 @@ gives the largest error found, in units in the last place (ulp) of the exact res
 the domain; the reference is mpmath with 140 bits. Special values (infinities, NaN, signed zeros) are exact; results in the range of subnormal numbers
 are rounded twice. `tests/test_elementary.py` holds bounds on a smaller sample. To measure again: `python benchmarks/accuracy.py`.
 
-`sin`, `cos` and `tan` reduce their argument exactly up to |x| = 2^51 in both precisions; beyond that, where neighbouring f64 numbers are more than half a
-radian apart, they give NaN.
+`sin`, `cos` and `tan` reduce their argument exactly up to |x| = 2^51 in both precisions. Beyond that the C library's function is called for the few elements
+concerned, which reduces over the whole range; a vector costs one comparison and one branch for it.
 
 In single precision `erf_inv` is XLA's approximation, which rounds 1 - x^2: that makes normal random numbers agree with JAX's.
 

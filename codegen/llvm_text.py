@@ -135,11 +135,12 @@ class Writer:
         head = f"define i32 @{self.symbol}({_PARAMETERS}) #0 {{"
         parts = [*self.globals.values(), head, "entry:", *entry, *self.lines, "  ret i32 0", "}", "", *self.functions]
         parts.extend(self._routines())
-        texts, declared = closure(self.elementary)
+        texts, declared, external = closure(self.elementary)
         parts.extend(texts)
         parts.extend(self._wrappers())
         own = set(self.declarations)
         parts.extend(d for d in sorted(declared) if d.split("(")[0].split(" ")[-1] not in own)
+        self.external |= external
         parts.extend(self.declarations.values())
         parts.append(f"attributes #0 = {{ nounwind {self.attributes} }}")
         parts.append("attributes #1 = { nounwind }")

@@ -12,6 +12,8 @@ from typing import Any
 import llvmlite.binding as llvm
 from llvmlite.binding import ffi
 
+from tracegrad.codegen.elementary.far import PREFIX, definitions
+
 
 @dataclass(frozen=True)
 class Target:
@@ -73,14 +75,34 @@ def parse(text: str, context: Any = None) -> Any:
 
 
 def optimize(module: Any, target: Target, level: int = 2, straight_vectors: bool = True, tm: Any = None) -> None:
-    """Run LLVM's pipeline. Pass builders and managers are made for one use: LLVM aborts when they are used again."""
+    """Run LLVM's pipeline, then inline the guards of elementary functions (`elementary/far.py`), which loops have been vectorized around.
+    Pass builders and managers are made for one use: LLVM aborts when they are used again."""
     options = llvm.create_pipeline_tuning_options(speed_level=level)
     options.loop_vectorization = level >= 2
     options.slp_vectorization = level >= 2 and straight_vectors
     options.loop_interleaving = level >= 2
     options.loop_unrolling = True
     builder = llvm.create_pass_builder(tm or machine(target), options)
-    manager = builder.getModulePassManager()
+    _run(builder.getModulePassManager(), module, builder, tm)
+    guards = definitions([f.name for f in module.functions if f.is_declaration])
+    if not guards:
+        return
+    module.link_in(parse(guards, module._context))
+    for thing in (*module.functions, *module.global_variables):
+        if thing.name.startswith(PREFIX):
+            thing.linkage = llvm.Linkage.internal
+    manager = llvm.create_new_module_pass_manager()
+    manager.add_always_inliner_pass()
+    manager.add_global_dead_code_eliminate_pass()
+    _run(
+        manager,
+        module,
+        llvm.create_pass_builder(tm or machine(target), llvm.create_pipeline_tuning_options(speed_level=level)),
+        tm,
+    )
+
+
+def _run(manager: Any, module: Any, builder: Any, tm: Any) -> None:
     if tm is None:
         manager.run(module, builder)
     else:

@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 from elementary_harness import compiled, references, worst_error
 
+import tracegrad.numpy as tnp
+from tracegrad import jit, lax
 from tracegrad.codegen.elementary.functions import FUNCTIONS
+from tracegrad.experimental import enable_x64
 
 mpmath = pytest.importorskip("mpmath")
 
@@ -92,6 +95,42 @@ def test_special_values_are_exact(name: str, dtype: str) -> None:
     np.testing.assert_array_equal(got, want)
     ordered = ~np.isnan(want)
     np.testing.assert_array_equal(np.signbit(got[ordered]), np.signbit(want[ordered]))
+
+
+@pytest.mark.parametrize("name", ["sin", "cos", "tan"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_large_angles_among_others_in_every_kind_of_code(dtype: str, name: str) -> None:
+    """A vector with one large lane, remainders, scalars, loops, complex numbers; the last angle is all but a multiple of pi/2."""
+    angles = [
+        1e300,
+        2.0**51,
+        -(2.0**52) - 1,
+        1e22,
+        -1.7976931348623157e308,
+        6381956970095103 * 2.0**797,
+        INF,
+        NAN,
+        0.5,
+        -0.0,
+        3.0,
+    ]
+    if dtype == "float32":
+        angles = [1e38, 2.0**51, -(2.0**60), 1e22, -3.4028234e38, 16367173 * 2.0**72, INF, NAN, 0.5, -0.0, 3.0]
+    x = np.full(77, 0.25, dtype)
+    x[3:69:6] = angles
+    with mpmath.workprec(1300):
+        known = [float(getattr(mpmath, name)(mpmath.mpf(float(v)))) if np.isfinite(v) else NAN for v in x]
+    f = getattr(tnp, name)
+    close = dict(rtol=10 * np.finfo(dtype).eps)  # glibc 2.36 is 8 ulp off at that angle
+    with enable_x64():
+        np.testing.assert_allclose(jit(f)(x), known, **close)
+        for v, want in zip(x[3:69:6], known[3:69:6]):
+            np.testing.assert_allclose(jit(f)(v), want, **close)
+        in_loop = jit(lambda x: lax.scan(lambda c, v: (c, f(v + c)), np.zeros((), dtype), x)[1])
+        np.testing.assert_allclose(in_loop(x), known, **close)
+        z = (x + 0j).astype(np.complex64 if dtype == "float32" else np.complex128)
+        finite = np.isfinite(x)
+        np.testing.assert_allclose(np.asarray(jit(f)(z)).real[finite], np.array(known)[finite], **close)
 
 
 @pytest.mark.parametrize("dtype", ["f32", "f64"])

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Sequence
 
 from tracegrad.codegen.elementary import coefficients as c
+from tracegrad.codegen.elementary.far import guard
 from tracegrad.codegen.elementary.writer import Writer
 
 LOG2_E = 1.4426950408889634
@@ -19,7 +20,6 @@ NAN = math.nan
 
 # log(2) and pi/2 in parts: the first have few enough bits that a small integer times them is exact.
 LN2 = {"f32": (0.693359375, -2.1219444005469057e-4), "f64": (0.6931471803691238, 1.9082149292705877e-10)}
-LARGEST_ANGLE = 2.0**51
 PI_2_F64 = (1.5707963267948966, 6.123233995736766e-17, -1.4973849048591833e-33)
 
 FUNCTIONS: dict[str, tuple[int, Callable[..., str]]] = {}
@@ -226,8 +226,8 @@ def _quadrants(w: Writer, x: str) -> tuple[str, str, str]:
     """(r, r_low, n): x = r + r_low + n pi/2 with |r| <= pi/4.
 
     Cody and Waite's method with fused multiply-adds: pi/2 in three parts. x - n p1 is a multiple of 2^-52 below 1, hence exact, as long as
-    n is an exact integer, that is for |x| < 2^51; f32 is reduced in f64. Beyond that neighbouring f64 numbers are further apart than a
-    radian, and the callers give NaN, as they do for infinities: a reduction by tables would cost every call, vectorized as it is, twice its time.
+    n is an exact integer, that is for |x| < 2^51; f32 is reduced in f64. Beyond that the callers have guards (`far.py`): a reduction by tables
+    would cost every call, vectorized as it is, twice its time.
     """
     p1, p2, p3 = PI_2_F64
     n, n_int, a = _first_part(w, x)
@@ -251,12 +251,6 @@ def _sin_cos(w: Writer, r: str, low: str | None) -> tuple[str, str]:
     top = w.sub(1.0, half)
     lost = w.sub(w.sub(1.0, top), half)
     return w.add(r, sine_tail), w.add(top, w.add(lost, cosine_tail))
-
-
-def _single(w: Writer, name: str, x: str) -> str:
-    """An f32 function computed in f64 and rounded once."""
-    w.calls.add((name, "f64"))
-    return w.narrow(w.emit(f"call double @tg.{name}.f64(double {w.widen(x)})"))
 
 
 @function(1)
@@ -283,22 +277,24 @@ def _trigonometric(w: Writer, x: str, shift: int) -> str:
     q = w.iadd(quadrant, shift)
     y = w.select(w.icmp("eq", w.iand(q, 1), 0), s, co)
     y = w.from_bits(w.ixor(w.to_bits(y), w.shl(w.lshr(w.iand(q, 2), 1), w.bits - 1)))
-    y = w.select(w.cmp("olt", w.abs(x), LARGEST_ANGLE), y, NAN)
     if shift == 0:
         y = w.select(w.cmp("oeq", x, 0.0), x, y)
-    return y
+    return guard(w, "cos" if shift else "sin", x, y)
 
 
 @function(1)
 def tan(w: Writer, x: str) -> str:
+    """In single precision computed in double, and rounded once."""
+    wide, angle = w, x
     if w.single:
-        return _single(w, "tan", x)
-    r, low, quadrant = _quadrants(w, x)
-    s, co = _sin_cos(w, r, low)
-    odd = w.icmp("ne", w.iand(quadrant, 1), 0)
-    y = w.div(w.select(odd, w.neg(co), s), w.select(odd, s, co))
-    y = w.select(w.cmp("olt", w.abs(x), LARGEST_ANGLE), y, NAN)
-    return w.select(w.cmp("oeq", x, 0.0), x, y)
+        wide, angle = Writer("f64"), w.widen(x)
+        wide.lines, wide.intrinsics = w.lines, w.intrinsics
+    r, low, quadrant = _quadrants(wide, angle)
+    s, co = _sin_cos(wide, r, low)
+    odd = wide.icmp("ne", wide.iand(quadrant, 1), 0)
+    y = wide.div(wide.select(odd, wide.neg(co), s), wide.select(odd, s, co))
+    y = w.narrow(y) if w.single else y
+    return guard(w, "tan", x, w.select(w.cmp("oeq", x, 0.0), x, y))
 
 
 def _atan_of(w: Writer, numerator: str, denominator: str) -> str:

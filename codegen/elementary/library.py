@@ -6,6 +6,7 @@ from functools import cache
 from typing import NamedTuple
 
 from tracegrad.codegen.elementary import gamma  # noqa: F401  (registers its functions)
+from tracegrad.codegen.elementary.far import GUARDED
 from tracegrad.codegen.elementary.functions import FUNCTIONS
 from tracegrad.codegen.elementary.writer import Writer
 
@@ -44,8 +45,16 @@ def definition(name: str, dtype: str) -> Definition:
     return Definition("\n".join(lines), frozenset(w.intrinsics), frozenset(w.calls))
 
 
-def closure(needed: set[tuple[str, str]]) -> tuple[list[str], set[str]]:
-    """(texts, declarations) of the functions needed and of all that they call."""
+class Closure(NamedTuple):
+    """The texts of functions and of all that they call, with their declarations, and the symbols of the C library that the code may call."""
+
+    texts: list[str]
+    declarations: set[str]
+    externals: set[str]
+
+
+def closure(needed: set[tuple[str, str]]) -> Closure:
+    """What a module needs for the functions (name, dtype)."""
     texts: list[str] = []
     declarations: set[str] = set()
     done: set[tuple[str, str]] = set()
@@ -58,4 +67,4 @@ def closure(needed: set[tuple[str, str]]) -> tuple[list[str], set[str]]:
             texts.append(d.text)
             declarations |= d.declarations
             todo.extend(sorted(d.calls - done))
-    return texts, declarations
+    return Closure(texts, declarations, {name for name, _ in done} & GUARDED)
