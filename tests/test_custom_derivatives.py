@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_transforms_core import X, check_everywhere, close, numeric, program_of, scaled, scans_of, softly, staged
+from transform_harness import X, check_everywhere, close, numeric, program_of, scaled, scans_of, softly, staged
 
 import tracegrad.numpy as jnp
 import tracegrad.runtime.eager  # noqa: F401  installs the interpreter at the bottom
