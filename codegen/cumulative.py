@@ -11,7 +11,7 @@ import numpy as np
 from tracegrad.codegen import scalars
 from tracegrad.codegen.builder import Builder
 from tracegrad.codegen.loop_ir import Index
-from tracegrad.codegen.nests import UNROLLED, Space, emit_loops, open_loops
+from tracegrad.codegen.nests import UNROLLED, Space, emit_loops, note_pointwise, open_loops, read_at_their_index
 from tracegrad.codegen.reductions import Reduction, accumulator_dtype, finish, flatten, unflatten
 from tracegrad.codegen.values import Indices, Lazy, Scalar, Scalars, View, literal, load, read, store
 from tracegrad.ir import reductions as ir
@@ -104,6 +104,7 @@ def lower_cumulative(name: str) -> Any:
 
         kept = tuple(1 if d == axis else n for d, n in enumerate(shape))
         trailing = prod(shape[axis + 1 :])
+        first = len(b.scopes[-1].items)
         if trailing >= UNROLLED:
             # rows: out[i] = out[i - 1] + x[i], contiguous inside
             lead = [(d, s, False) for d, s in enumerate(shape[:axis]) if s != 1]
@@ -117,6 +118,7 @@ def lower_cumulative(name: str) -> Any:
                 _rows(ctx, space, places, rest, axis, 0, 1, n, reverse, place, carry, written, value_at, step, rule, start)
         else:
             _chains(ctx, Space(kept, False), axis, n, reverse, place, written, value_at, step, rule, start)
+        note_pointwise(b, first, [place], read_at_their_index([form]))
         ctx.define(out, place)
 
     return lower

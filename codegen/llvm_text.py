@@ -168,6 +168,8 @@ class Writer:
             if b not in used:
                 continue
             name = f"%b.{b.name}"
+            if b.home is not None:
+                b = b.home
             if b.kind == "temp":
                 place = str(b.position)
                 if b.tasks > 1 and self.task is not None:
@@ -659,6 +661,8 @@ def _apart(a: Buffer, b: Buffer) -> bool:
     """Whether two buffers never share a byte."""
     if a.kind in _ELSEWHERE or b.kind in _ELSEWHERE:
         return not (a.kind in _ELSEWHERE and b.kind in _ELSEWHERE)
+    if a.home is not None or b.home is not None:
+        return (a.home or a) is not (b.home or b)
     if a.kind == "temp" and b.kind == "temp":
         if a.tasks > 1 and b.tasks > 1:  # two places in the frame of one task, or in frames that do not live at once
             return a.stride == b.stride and (a.position + a.room <= b.position or b.position + b.room <= a.position)

@@ -181,7 +181,7 @@ class Buffer:
     position: which input, output or constant; for a temporary, its offset in the arena once that is planned.
     """
 
-    __slots__ = ("name", "kind", "position", "dtype", "size", "address", "version", "spare", "stride", "tasks")
+    __slots__ = ("name", "kind", "position", "dtype", "size", "address", "version", "spare", "stride", "tasks", "home")
 
     def __init__(self, name: str, kind: str, position: int, dtype: np.dtype, size: int, address: Value | None = None):
         self.name = name
@@ -194,6 +194,7 @@ class Buffer:
         self.tasks = 1  # a temporary inside of parallel tasks has a place for each, `stride` bytes apart
         self.stride = 0
         self.spare = False  # an input that was given up by its owner, and may be overwritten
+        self.home: Buffer | None = None  # the input or output in whose memory it lies, while that is not in use itself
 
     @property
     def mutable(self) -> bool:
@@ -354,7 +355,7 @@ Statement = Value | Store | For | Parallel | While | Switch | Call | Alloc | Cop
 class Function:
     """A whole program at the loop level."""
 
-    __slots__ = ("name", "buffers", "body", "arena_size", "helpers", "returns_tapes")
+    __slots__ = ("name", "buffers", "body", "arena_size", "helpers", "returns_tapes", "pointwise", "over")
 
     def __init__(self, name: str):
         self.name = name
@@ -363,6 +364,11 @@ class Function:
         self.arena_size = 0
         self.returns_tapes = False  # what the region holds at the end is for the caller
         self.helpers: dict[str, Any] = {}  # routines (`library.Routine`) that the body calls, by name
+        self.pointwise: dict[Buffer, tuple[frozenset[Buffer], Any, Any]] = {}
+        """Of buffers that a nest writes: those of which it reads an element only before it writes the same element, and its first and last
+        statement."""
+        self.over: dict[Buffer, Buffer] = {}
+        """Of buffers that are written over another one, that one. Known once memory is planned."""
 
     def __str__(self) -> str:
         from tracegrad.codegen.loop_text import function_text

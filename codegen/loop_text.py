@@ -166,7 +166,8 @@ class _Printer:
             result = f"{self.define(s.result)}: {s.result.type} = " if s.result is not None else ""
             add(f"{pad}{result}call {s.symbol}({args})")
         elif kind is Alloc:
-            add(f"{pad}alloc {s.buffer.name}: {s.buffer.dtype.name}[{s.buffer.size}] at {s.buffer.position}")
+            place = f"at {s.buffer.position}" if s.buffer.home is None else f"in {s.buffer.home.name}"
+            add(f"{pad}alloc {s.buffer.name}: {s.buffer.dtype.name}[{s.buffer.size}] {place}")
         elif kind is Copy:
             what = "zero" if s.source is None else f"copy {self.place(s.source, s.source_index, 0)} to"
             add(f"{pad}{what} {self.place(s.target, s.target_index, 0)} ({s.nbytes} bytes)")

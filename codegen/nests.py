@@ -7,7 +7,7 @@ over trailing dimensions are accumulators in registers and over leading ones acc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from itertools import product
 from math import prod
@@ -30,6 +30,7 @@ from tracegrad.codegen.values import (
 )
 
 if TYPE_CHECKING:
+    from tracegrad.codegen.builder import Builder
     from tracegrad.codegen.lower import Context
 
 UNROLLED = 8
@@ -85,22 +86,25 @@ def emit_group(ctx: Context, group: Group) -> None:
     for r in maps:
         if r.target is None:
             r.target = ctx.temporary(r.type)
+    b = ctx.b
+    read_once = read_at_their_index([r.lazy for r in group.roots])
+    first = len(b.scopes[-1].items)
     if group.axes is not None:
         from tracegrad.codegen.reductions import emit_reductions
 
         emit_reductions(ctx, group, maps, [r for r in group.roots if r.reduction is not None])
+        note_pointwise(b, first, [r.target for r in maps], read_once)
         return
-    b = ctx.b
 
     def body(indices: Indices) -> None:
         emit_maps(ctx, maps, indices)
 
     flat = all(is_flat(r.lazy) and r.target.is_dense for r in maps)
     written = frozenset(r.target.buffer for r in maps)
-    first = len(b.scopes[-1].items)
     emit_loops(ctx, Space(group.shape, flat), written, body, sum(r.lazy.cost + 1 for r in maps))
     if all(_only_at_its_index(r.lazy, written) for r in maps):
         _note_independence(b.scopes[-1].items[first:])
+    note_pointwise(b, first, [r.target for r in maps], read_once)
     finish_maps(maps)
     b.memo.clear()
 
@@ -128,6 +132,8 @@ def write_nest(ctx: Context, view: View, form: Form) -> None:
     if type(form) is View and form.is_dense and view.is_dense and form.type.size > 4:
         scalars = 2 if form.type.dtype.kind == "c" else 1
         b.copy(view.buffer, view.offset * scalars, form.buffer, form.offset * scalars, form.type.nbytes)
+        if form.is_whole:
+            note_pointwise(b, len(b.scopes[-1].items) - 1, [view], frozenset((form.buffer,)))
         return
     form = ctx.readable(form)
 
@@ -140,6 +146,26 @@ def write_nest(ctx: Context, view: View, form: Form) -> None:
     emit_loops(ctx, Space(view.type.shape, is_flat(form) and view.is_dense), written, body, cost)
     if _only_at_its_index(form, written):
         _note_independence(b.scopes[-1].items[first:])
+    note_pointwise(b, first, [view], read_at_their_index([form]))
+
+
+def read_at_their_index(forms: Sequence[Form]) -> frozenset[Buffer]:
+    """The buffers that values of one shape fill, and of which each reads what lies at its own index only."""
+    found: dict[Buffer, bool] = {}
+    for form in forms:
+        for leaf, how in leaves_of(form).items():
+            if type(leaf) is Buffer:
+                found[leaf] = found.get(leaf, True) and how == IDENTICAL and leaf.size == form.type.size
+    return frozenset([leaf for leaf, only in found.items() if only])
+
+
+def note_pointwise(b: Builder, first: int, targets: Sequence[View], read_once: frozenset[Buffer]) -> None:
+    """Note of a nest, the statements from `first` on, what it reads at the index where it writes: if that dies, its memory can be the same."""
+    items = b.scopes[-1].items
+    if len(items) > first and read_once:
+        for view in targets:
+            if view.is_whole:
+                b.function.pointwise.setdefault(view.buffer, (read_once, items[first], items[-1]))
 
 
 def _only_at_its_index(form: Form, written: frozenset[Buffer]) -> bool:
@@ -400,6 +426,8 @@ __all__ = [
     "emit_maps",
     "finish_maps",
     "is_flat",
+    "note_pointwise",
     "open_loops",
+    "read_at_their_index",
     "write_nest",
 ]

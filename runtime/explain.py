@@ -270,6 +270,11 @@ def _memory(made: Annotated, node: Node, statements: list[Any]) -> tuple[list[st
     both = [b.name for b in written if b in read and node.kind == "nest"]
     if both:
         notes[f"updates {_listed(both)} where {'it lies' if len(both) == 1 else 'they lie'}"] = None
+    for b in written:
+        old = made.function.over.get(b)
+        if old in read:
+            what = "which was donated and is not read any more" if old.kind == "input" else "which is not read any more"
+            notes[f"writes {b.name} over {old.name}, {what}"] = None
     for s in node.statements:
         why = made.builder.reasons.get(s)
         if why is not None and node.kind in ("copy", "nest", "scalar"):

@@ -118,6 +118,12 @@ def test_updates_say_whether_they_are_in_place_and_why():
     assert any("scatter in place: the old value is not read any more" in m for k in table for m in k.memory)
 
 
+def test_what_is_written_over_says_so():
+    table = explained(lambda x: np.cumsum(np.cumsum(x) * 0.5), np.ones(500))
+    assert table.arena == 0
+    assert "writes out0 over t1, which is not read any more" in table[-1].memory
+
+
 def test_large_loops_say_their_tasks():
     (kernel,) = explained(lambda x: np.sin(x) * 2.0, np.ones(4_000_000))
     assert kernel.tasks > 1 and kernel.flops == 8_000_000 and kernel.stores == 16_000_000
