@@ -1,4 +1,5 @@
-"""Native convolutions: patches of the padded input times the filter, by matrix products.
+"""Native convolutions: patches of the padded input times the filter, by matrix products; for what `patches.py` does not take, which is
+tried first: groups, dilated inputs, few features, half precision, integers.
 
 The input is brought into one of two layouts, whichever is nearer to how it lies in memory (often no data move):
 
@@ -24,6 +25,7 @@ import numpy as np
 
 from tracegrad.codegen.kernel import Buffer, Kernel, Value
 from tracegrad.codegen.library import Routine, blas_symbol, lower_by, one_thread
+from tracegrad.codegen.patches import lower_directly
 from tracegrad.codegen.tiles import Tiles, applies
 from tracegrad.ir.contractions import accumulation_dtype, conv_general_dilated_p, dilated_size
 from tracegrad.ir.types import ArrayType
@@ -543,4 +545,12 @@ class _Convolution:
                 c[place] = self._add(c[place], self._multiply(factor, b[d * self.fan_out + j]))
 
 
-conv_general_dilated_p.define(lower=lower_by(conv_routine))
+_by_routine = lower_by(conv_routine)
+
+
+def lower_convolution(ctx: Any, eqn: Any) -> None:
+    if not lower_directly(ctx, eqn):
+        _by_routine(ctx, eqn)
+
+
+conv_general_dilated_p.define(lower=lower_convolution)

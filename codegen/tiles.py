@@ -27,6 +27,32 @@ PACKED_BYTES = 1 << 18
 """A panel of the right operand that is transposed into a buffer on the stack has at most so many bytes."""
 
 
+class Columns:
+    """How n columns are divided into panels: `whole` ones of `width` vectors, and perhaps one of `rest`, which alone may be `cut` within
+    its last vector, of which `tail` columns are left."""
+
+    def __init__(self, n: int, lanes: int, bits: int):
+        self.lanes = lanes
+        vectors = -(-n // lanes)
+        most = max(HEIGHTS[bits])
+        # panels of one width, so that one loop goes over them, and what is left of the columns
+        self.width = vectors if vectors <= most else most if vectors % most == 0 or vectors % (most - 1) else most - 1
+        self.whole, self.rest = divmod(vectors, self.width)
+        self.panels = self.whole + (self.rest > 0)
+        self.tail = n - (vectors - 1) * lanes
+        self.cut = self.tail < lanes
+        if self.cut and not self.rest:
+            # the last panel ends within a vector: it has code of its own
+            self.whole, self.rest = self.whole - 1, self.width
+
+
+def even_tiles(rows: int, most: int) -> tuple[int, int, int]:
+    """(tiles, height, how many of them are of that height): rows divided as evenly as possible, the other tiles have one row less."""
+    tiles = -(-rows // most)
+    height = -(-rows // tiles)
+    return tiles, height, rows - tiles * (height - 1)
+
+
 class Tiles:
     """How a product of (m, k) by (k, n) elements is divided: `panels` of columns, each `tiles` of rows.
 
@@ -40,28 +66,15 @@ class Tiles:
         m, k, n = sizes
         bits = target.host().vector_bits
         self.lanes = bits // (8 * self.dtype.itemsize)
-        heights = HEIGHTS[bits]
-        vectors = -(-n // self.lanes)
-        most = max(heights)
-        # panels of one width, so that one loop goes over them, and what is left of the columns
-        self.width = vectors if vectors <= most else most if vectors % most == 0 or vectors % (most - 1) else most - 1
-        whole, rest = divmod(vectors, self.width)
-        self.panels = whole + (rest > 0)
-        tail = n - (vectors - 1) * self.lanes
-        self.cut = tail < self.lanes
-        if self.cut and not rest:
-            # the last panel ends within a vector: it has code of its own
-            whole, rest = whole - 1, self.width
-        self.loops, self.rest = whole > 0, rest
-        # rows divided as evenly as possible: `more` tiles of `height` rows, the others one row less
-        self.tiles = -(-m // heights[self.width])
-        self.height = -(-m // self.tiles)
-        more = m - self.tiles * (self.height - 1)
+        columns = Columns(n, self.lanes, bits)
+        self.width, self.panels, self.loops = columns.width, columns.panels, columns.whole > 0
+        self.rest, self.cut = columns.rest, columns.cut
+        self.tiles, self.height, more = even_tiles(m, HEIGHTS[bits][self.width])
         self.uneven = more < self.tiles
         self.packed = b[1] != 1 and n > 1
         row = self.width * self.lanes
         self.room = 1 << (k * row - 1).bit_length() if self.packed else 0
-        self.numbers = (whole, more, k, *a, *b, c, tail)
+        self.numbers = (columns.whole, more, k, *a, *b, c, columns.tail)
 
     @property
     def name(self) -> str:
@@ -153,57 +166,87 @@ def _tile(dtype: Any, lanes: int, height: int, width: int, cut: bool) -> Kernel:
     name = f"tg_tile_{dtype}_{lanes}_{height}_{width}{'_cut' * cut}"
     k = Kernel(name, dict.fromkeys(pointers, "ptr") | dict.fromkeys(numbers, "i64"), noalias=pointers)
     k.attributes = "noinline "  # one copy for all products: the call is short beside the work
-    scalar = compute_type(dtype)
-    vector, suffix = f"<{lanes} x {scalar}>", f"v{lanes}f{8 * dtype.itemsize}"
-    align = dtype.itemsize
-
-    def at(pointer: Value, index: Any) -> Value:
-        return k.offset(pointer, index, scalar)
-
-    def spread(type: str, x: Value) -> Value:
-        one = k.emit(type, f"insertelement {type} poison, {x.type} {x.ref}, i32 0")
-        return k.emit(type, f"shufflevector {type} {one.ref}, {type} poison, <{lanes} x i32> zeroinitializer")
-
-    multiply_add, masked_load, masked_store = (f"llvm.{n}.{suffix}" for n in ("fmuladd", "masked.load", "masked.store"))
-    masked_load, masked_store = masked_load + ".p0", masked_store + ".p0"
-    k.externals[multiply_add] = f"declare {vector} @{multiply_add}({vector}, {vector}, {vector})"
-    mask = ""
-    if cut:
-        counts = f"<{lanes} x i32>"
-        tail = spread(counts, k.emit("i32", f"trunc i64 {k['tail'].ref} to i32"))
-        places = ", ".join(f"i32 {q}" for q in range(lanes))
-        mask = f"<{lanes} x i1> {k.emit(f'<{lanes} x i1>', f'icmp slt {counts} <{places}>, {tail.ref}').ref}"
-        k.externals[masked_load] = f"declare {vector} @{masked_load}(ptr, i32, <{lanes} x i1>, {vector})"
-        k.externals[masked_store] = f"declare void @{masked_store}({vector}, ptr, i32, <{lanes} x i1>)"
-
-    def load(pointer: Value, masked: bool) -> Value:
-        if not masked:
-            return k.emit(vector, f"load {vector}, ptr {pointer.ref}, align {align}")
-        return k.emit(
-            vector, f"call {vector} @{masked_load}(ptr {pointer.ref}, i32 {align}, {mask}, {vector} zeroinitializer)"
-        )
-
-    rows = [at(k["a"], k["down"] * r) for r in range(height)]
-    zero = Value(k, vector, "zeroinitializer")
-    sums = [[k.var(vector, zero) for _ in range(width)] for _ in range(height)]
+    tile = Tile(k, dtype, lanes, height, width, k["tail"] if cut else None)
+    rows = [tile.at(k["a"], k["down"] * r) for r in range(height)]
     with k.loop(0, k["terms"], vectorize=False) as p:
-        terms = at(k["b"], p * k["step"])
         place = p * k["along"]
-        vectors = [load(at(terms, q * lanes), cut and q == width - 1) for q in range(width)]
-        for left, line in zip(rows, sums, strict=True):
-            factor = spread(vector, k.load(at(left, place), scalar))
+        tile.add(tile.at(k["b"], p * k["step"]), [tile.at(left, place) for left in rows])
+    tile.store([tile.at(k["c"], k["row"] * r) for r in range(height)])
+    return k
+
+
+class Tile:
+    """The code of a tile in registers, within a kernel: its sums, to which terms are `add`ed, and which are then `store`d.
+
+    tail: how many columns the last vector of a row has, where that is not all of them.
+    """
+
+    def __init__(self, k: Kernel, dtype: Any, lanes: int, height: int, width: int, tail: Value | None):
+        self.k, self.lanes, self.align = k, lanes, dtype.itemsize
+        self.scalar = compute_type(dtype)
+        self.vector, self.suffix = f"<{lanes} x {self.scalar}>", f"v{lanes}f{8 * dtype.itemsize}"
+        vector = self.vector
+        self.multiply_add = f"llvm.fmuladd.{self.suffix}"
+        k.externals[self.multiply_add] = f"declare {vector} @{self.multiply_add}({vector}, {vector}, {vector})"
+        self.mask = ""
+        if tail is not None:
+            counts = f"<{lanes} x i32>"
+            limit = self._spread(counts, k.emit("i32", f"trunc i64 {tail.ref} to i32"))
+            places = ", ".join(f"i32 {q}" for q in range(lanes))
+            self.mask = f"<{lanes} x i1> {k.emit(f'<{lanes} x i1>', f'icmp slt {counts} <{places}>, {limit.ref}').ref}"
+        zero = Value(k, vector, "zeroinitializer")
+        self.sums = [[k.var(vector, zero) for _ in range(width)] for _ in range(height)]
+
+    def at(self, pointer: Value, index: Any) -> Value:
+        return self.k.offset(pointer, index, self.scalar)
+
+    def add(self, right: Value, left: list[Value]) -> None:
+        """One term: a row of the right operand, multiplied by an element of the left one for each row of the tile."""
+        k, vector = self.k, self.vector
+        vectors = [self._load(right, q) for q in range(len(self.sums[0]))]
+        for place, line in zip(left, self.sums, strict=True):
+            factor = self._spread(vector, k.load(place, self.scalar))
             for v, s in zip(vectors, line, strict=True):
                 operands = f"{vector} {factor.ref}, {vector} {v.ref}, {vector} {s.get().ref}"
-                s.set(k.emit(vector, f"call {vector} @{multiply_add}({operands})"))
-    for r, line in enumerate(sums):
-        target = at(k["c"], k["row"] * r)
-        for q, s in enumerate(line):
-            x, pointer = s.get().ref, at(target, q * lanes).ref
-            if cut and q == width - 1:
-                k.line(f"call void @{masked_store}({vector} {x}, ptr {pointer}, i32 {align}, {mask})")
-            else:
-                k.line(f"store {vector} {x}, ptr {pointer}, align {align}")
-    return k
+                s.set(k.emit(vector, f"call {vector} @{self.multiply_add}({operands})"))
+
+    def store(self, rows: list[Value]) -> None:
+        """The sums, at the places of their rows."""
+        for row, line in zip(rows, self.sums, strict=True):
+            for q, s in enumerate(line):
+                self._store(row, q, s.get())
+
+    def add_to(self, rows: list[Value]) -> None:
+        """The sums, added to what lies there."""
+        for row, line in zip(rows, self.sums, strict=True):
+            for q, s in enumerate(line):
+                old = self._load(row, q)
+                self._store(row, q, self.k.emit(self.vector, f"fadd {self.vector} {old.ref}, {s.get().ref}"))
+
+    def _spread(self, type: str, x: Value) -> Value:
+        one = self.k.emit(type, f"insertelement {type} poison, {x.type} {x.ref}, i32 0")
+        return self.k.emit(type, f"shufflevector {type} {one.ref}, {type} poison, <{self.lanes} x i32> zeroinitializer")
+
+    def _masked(self, q: int) -> bool:
+        return bool(self.mask) and q == len(self.sums[0]) - 1
+
+    def _load(self, row: Value, q: int) -> Value:
+        k, vector, pointer = self.k, self.vector, self.at(row, q * self.lanes)
+        if not self._masked(q):
+            return k.emit(vector, f"load {vector}, ptr {pointer.ref}, align {self.align}")
+        name = f"llvm.masked.load.{self.suffix}.p0"
+        k.externals[name] = f"declare {vector} @{name}(ptr, i32, <{self.lanes} x i1>, {vector})"
+        arguments = f"ptr {pointer.ref}, i32 {self.align}, {self.mask}, {vector} zeroinitializer"
+        return k.emit(vector, f"call {vector} @{name}({arguments})")
+
+    def _store(self, row: Value, q: int, x: Value) -> None:
+        k, vector, pointer = self.k, self.vector, self.at(row, q * self.lanes)
+        if not self._masked(q):
+            k.line(f"store {vector} {x.ref}, ptr {pointer.ref}, align {self.align}")
+            return
+        name = f"llvm.masked.store.{self.suffix}.p0"
+        k.externals[name] = f"declare void @{name}({vector}, ptr, i32, <{self.lanes} x i1>)"
+        k.line(f"call void @{name}({vector} {x.ref}, ptr {pointer.ref}, i32 {self.align}, {self.mask})")
 
 
 @lru_cache(maxsize=4)
@@ -250,4 +293,4 @@ def _transpose(dtype: Any) -> Kernel:
     return k
 
 
-__all__ = ["Tiles", "applies"]
+__all__ = ["Columns", "Tile", "Tiles", "applies", "even_tiles"]
