@@ -252,7 +252,14 @@ def defbilinear(primitive: Primitive, lhs_rule: Callable[..., Any], rhs_rule: Ca
 
     def transpose(cotangent: Any, x: Any, y: Any, **params: Any) -> tuple[Any, Any]:
         if is_undefined_primal(x) == is_undefined_primal(y):
-            raise NotImplementedError(f"{primitive.name!r} is bilinear: one of its operands at a time can be transposed")
+            if not is_undefined_primal(x):
+                raise TypeError(f"the transpose rule of {primitive.name!r} takes one operand as an UndefinedPrimal, got two values")
+            raise NotImplementedError(
+                f"{primitive.name!r} is bilinear, and both of its operands depend on what is transposed: that is not linear. Transpose "
+                "the derivative instead (vjp, or linear_transpose of what linearize returns), or hold one operand fixed by passing it "
+                "in from outside. If the results are linear in both operands together, define the primitive with defjvp, and its "
+                "transpose with primitive_transposes"
+            )
         if type(cotangent) is Zero:
             ct_x, ct_y = _zeros((x, y))
             return ct_x, ct_y
