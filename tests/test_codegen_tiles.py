@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from typing import Any
 
 import numpy as np
 import pytest
 from codegen_harness import loops
+from process_harness import python
 
 import tracegrad as tg
 from tracegrad import lax
@@ -102,8 +100,5 @@ print(hashlib.sha256(b"".join(np.asarray(x).tobytes() for x in found)).hexdigest
 
 
 def test_the_bits_do_not_depend_on_the_number_of_threads() -> None:
-    def run(threads: str) -> str:
-        env = {**os.environ, "TRACEGRAD_THREADS": threads, "TRACEGRAD_CACHE": "0"}
-        return subprocess.run([sys.executable, "-c", _BITS], env=env, capture_output=True, text=True, check=True).stdout
-
-    assert run("1") == run("3")
+    one, three = (python(_BITS, TRACEGRAD_THREADS=n, TRACEGRAD_CACHE="0") for n in ("1", "3"))
+    assert one == three

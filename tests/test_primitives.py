@@ -10,8 +10,6 @@ from __future__ import annotations
 import importlib.util
 import itertools
 import os
-import subprocess
-import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 from primitive_samples import C128, F64, HALF, Case, all_cases, draw, sample
+from process_harness import python
 
 from tracegrad.codegen import rules
 from tracegrad.ir import ops
@@ -485,9 +484,7 @@ print(len(lacking))
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="each primitive is looked at in a process of its own")
 def test_lowering_rules_are_found() -> None:
     """Whichever primitive comes first, its lowering rule is loaded; importing the package loads few of them."""
-    made = subprocess.run([sys.executable, "-c", _ATTACHED_ONE_BY_ONE], capture_output=True, text=True)
-    assert made.returncode == 0, made.stderr
-    assert int(made.stdout) > 50
+    assert int(python(_ATTACHED_ONE_BY_ONE)) > 50
 
 
 # Testing the tests: a wrong rule must be found.

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import gc
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from process_harness import python
 
 from tracegrad.ir import ops
 from tracegrad.runtime import pool
@@ -103,5 +102,4 @@ def test_interpreter_exit_is_silent() -> None:
         "class Holder: pass\nh = Holder(); h.me = h\nh.y = jit(lambda x: ops.add(x, 1.0))(np.ones(100_000, np.float32))\n"
         "import builtins; builtins.kept = h.y\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0 and done.stderr == ""
+    assert python(code) == ""

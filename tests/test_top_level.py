@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import types
 from pathlib import Path
 
 import numpy as np
 import pytest
+from process_harness import python
 
 import tracegrad
 import tracegrad.numpy as jnp
@@ -53,7 +52,7 @@ def test_the_version_is_the_projects() -> None:
 
 def test_importing_loads_nothing_that_takes_long() -> None:
     code = "import sys, tracegrad; print([m for m in sys.modules if m.split('.')[0] in ('scipy', 'jax', 'matplotlib')])"
-    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
+    assert python(code) == "[]\n"
 
 
 def test_placement() -> None:
@@ -139,5 +138,4 @@ def test_clearing_caches_traces_again() -> None:
 
 def test_modules_of_scipy_are_loaded_when_they_are_named() -> None:
     code = "import tracegrad as tg; print(tg.scipy.linalg.cho_solve.__name__, tg.scipy.special.gammaln.__name__, 'linalg' in dir(tg.scipy))"
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert out.split() == ["cho_solve", "gammaln", "True"]
+    assert python(code).split() == ["cho_solve", "gammaln", "True"]
