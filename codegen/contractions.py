@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tracegrad.codegen import scalars
+from tracegrad.codegen import conversions, scalars
 from tracegrad.codegen.builder import Builder
 from tracegrad.codegen.elementwise import lazy_map, waits
 from tracegrad.codegen.library import blas_symbol
@@ -116,7 +116,7 @@ def lower_dot_general(ctx: Context, eqn: Equation) -> None:
         ctx.define(out, View(t, place.buffer, place.offset, dense_strides(t.shape)))
         return
     accumulated = View(ArrayType(t.shape, dtype), place.buffer, place.offset, dense_strides(t.shape))
-    ctx.define(out, lazy_map(ctx, t, [accumulated], lambda b, x: scalars.convert(b, x[0], dtype, t.dtype), 1))
+    ctx.define(out, lazy_map(ctx, t, [accumulated], lambda b, x: conversions.convert(b, x[0], dtype, t.dtype), 1))
 
 
 def _along_rows(right: Form, free: tuple[int, ...]) -> bool:
@@ -134,8 +134,8 @@ def converted(ctx: Context, atom: Any, dtype: Any) -> Form:
         return form
     t = ArrayType(atom.type.shape, dtype)
     if type(form) is Scalars:
-        return Scalars(t, [scalars.convert(ctx.b, e, old, dtype) for e in form.elements])
-    return lazy_map(ctx, t, [form], lambda b, x: scalars.convert(b, x[0], old, dtype), 1)
+        return Scalars(t, [conversions.convert(ctx.b, e, old, dtype) for e in form.elements])
+    return lazy_map(ctx, t, [form], lambda b, x: conversions.convert(b, x[0], old, dtype), 1)
 
 
 def _product(b: Builder, dtype: Any, x: Scalar, y: Scalar) -> Scalar:
@@ -163,7 +163,7 @@ def _unrolled(ctx: Context, left: Form, right: Form, ldims: Any, rdims: Any, dty
         for i in range(a.shape[1]):
             for j in range(c.shape[2]):
                 terms = [_product(b, dtype, x[a[g, i, p]], y[c[g, p, j]]) for p in range(a.shape[2])]
-                results.append(scalars.convert(b, _chain(b, rule, terms), dtype, t.dtype))
+                results.append(conversions.convert(b, _chain(b, rule, terms), dtype, t.dtype))
     return Scalars(t, results)
 
 
@@ -206,7 +206,7 @@ def _as_reduction(ctx: Context, out: Any, left: Form, right: Form, dims: Any, dt
     if t.size == 1:
         ctx.settle(lazy)
         value = read(ctx.b, lazy, (0,) * len(shape))
-        ctx.define(out, Scalars(out.type, [scalars.convert(ctx.b, value, dtype, out.type.dtype)]))
+        ctx.define(out, Scalars(out.type, [conversions.convert(ctx.b, value, dtype, out.type.dtype)]))
         return
     ctx.define_pending(out, ctx.defer(Root(out.type, lazy, ctx.targets.get(out), rule)))
 
@@ -242,7 +242,7 @@ def _as_lazy(ctx: Context, left: Form, right: Form, ldims: Any, rdims: Any, dtyp
             _product(b, dtype, read(b, a, at((lb, lf, lc), (outer, rows, p))), read(b, c, at((rb, rf, rc), (outer, columns, p))))
             for p in terms
         ]
-        return scalars.convert(b, _chain(b, rule, products), dtype, t.dtype)
+        return conversions.convert(b, _chain(b, rule, products), dtype, t.dtype)
 
     cost = sum(f.cost if isinstance(f, Lazy) else 1 for f in forms)
     depth = max(f.depth if isinstance(f, Lazy) else 0 for f in forms)

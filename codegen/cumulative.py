@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tracegrad.codegen import scalars
+from tracegrad.codegen import conversions, scalars
 from tracegrad.codegen.builder import Builder
 from tracegrad.codegen.loop_ir import Index
 from tracegrad.codegen.nests import UNROLLED, Space, emit_loops, note_pointwise, open_loops, read_at_their_index
@@ -61,7 +61,7 @@ def lower_search(name: str) -> Any:
                     found = b.op("or", "i1", found, b.op("fcmp", "i1", value, value, attr="uno"))
                 here = b.select(found, loop.counter, b.const("i64", n))
                 loop.yields = [b.op("smin", "i64", loop.params[0], here)]
-            index = scalars.convert(b, loop.results[0], np.dtype(np.int64), index_dtype)
+            index = conversions.convert(b, loop.results[0], np.dtype(np.int64), index_dtype)
             if place is None:
                 results.append(index)
             else:
@@ -100,7 +100,7 @@ def lower_cumulative(name: str) -> Any:
         start = literal(b, dtype, -np.inf) if name == "logaddexp" else rule.identity(b)
 
         def value_at(indices: Indices) -> Scalar:
-            return scalars.convert(b, read(b, form, indices), t.dtype, dtype)
+            return conversions.convert(b, read(b, form, indices), t.dtype, dtype)
 
         kept = tuple(1 if d == axis else n for d, n in enumerate(shape))
         trailing = prod(shape[axis + 1 :])

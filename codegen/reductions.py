@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tracegrad.codegen import scalars
+from tracegrad.codegen import conversions, scalars
 from tracegrad.codegen.builder import Builder
 from tracegrad.codegen.loop_ir import Buffer, Index
 from tracegrad.codegen.nests import (
@@ -181,7 +181,7 @@ def tree(b: Builder, reduction: Reduction, parts: list[Scalar]) -> Scalar:
 
 
 def finish(b: Builder, reduction: Reduction, value: Scalar, out: Any) -> Scalar:
-    return scalars.convert(b, value, reduction.dtype, out)
+    return conversions.convert(b, value, reduction.dtype, out)
 
 
 # --------------------------------------------------------------------------------------------------------------------- nests
@@ -293,7 +293,7 @@ def _emit_accumulators(
                 indices = space.indices({**index, **{d: p for (d, _, _), p in zip(suffix, point)}})
                 for r in reduced:  # before maps are stored, which may be where this is read
                     value = read(b, r.lazy, indices)
-                    found.append(scalars.convert(b, value, r.lazy.type.dtype, r.reduction.dtype))
+                    found.append(conversions.convert(b, value, r.lazy.type.dtype, r.reduction.dtype))
                 emit_maps(ctx, maps, indices)
             return found
 
@@ -475,7 +475,7 @@ def _add_rows(
                 if row_dim is not None:
                     place[row_dim] = at
                 indices = space.indices(place)
-                values = [scalars.convert(b, read(b, r.lazy, indices), r.lazy.type.dtype, r.reduction.dtype) for r in reduced]
+                values = [conversions.convert(b, read(b, r.lazy, indices), r.lazy.type.dtype, r.reduction.dtype) for r in reduced]
                 emit_maps(ctx, maps, indices)
                 totals = values if totals is None else [r.reduction.combine(b, t, v) for r, t, v in zip(reduced, totals, values)]
             assert totals is not None

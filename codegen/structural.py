@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tracegrad.codegen import scalars
+from tracegrad.codegen import conversions
 from tracegrad.codegen.builder import Builder
 from tracegrad.codegen.elementwise import waits
 from tracegrad.codegen.loop_ir import Index, Value
@@ -503,7 +503,7 @@ def counted(b: Builder, index: Index, dtype: Any) -> Scalar:
             out.low, out.high = v.low, v.high
         return out
     if dtype in (FLOAT16, bfloat16):
-        return scalars.round_half(b, dtype, b.op("sitofp", "f32", v))
+        return conversions.round_half(b, dtype, b.op("sitofp", "f32", v))
     number = b.const(target, v.attr) if v.is_const else b.op("sitofp", target, v)
     return (number, b.const(target, 0.0)) if dtype.kind == "c" else number
 

@@ -6,6 +6,7 @@ Loops, branches and calls are not among them: their operands are programs, and t
 from __future__ import annotations
 
 from tracegrad.ir.contractions import *  # noqa: F403
+from tracegrad.ir.conversions import *  # noqa: F403
 from tracegrad.ir.elementwise import *  # noqa: F403
 from tracegrad.ir.fft import *  # noqa: F403
 from tracegrad.ir.indexing import *  # noqa: F403

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tracegrad.ir import conversions
 from tracegrad.ir import elementwise as e
 from tracegrad.ir import random as r
 from tracegrad.ir import reductions as red
@@ -126,28 +127,28 @@ def test_counting_bits() -> None:
 def test_conversion_to_integers_saturates(dtype: str, expected: list[int], source: Any) -> None:
     x = np.array([nan, 1e20, -1e20, 2.9, -2.9, inf, -0.5]).astype(source)
     new_dtype = np.dtype(dtype)
-    result = value(e.convert_element_type_p, x, new_dtype=new_dtype, weak=False)
+    result = value(conversions.convert_element_type_p, x, new_dtype=new_dtype, weak=False)
     np.testing.assert_array_equal(result, np.array(expected, new_dtype))
 
 
 def test_other_conversions() -> None:
-    same(value(e.convert_element_type_p, i32(300, -1), new_dtype=np.dtype(np.uint8), weak=False), [44, 255])
-    same(value(e.convert_element_type_p, np.array([1.5 + 2j], C64), new_dtype=F32, weak=False), [1.5])
-    same(value(e.convert_element_type_p, np.array([0j, 1j], C64), new_dtype=np.dtype(bool), weak=False), [False, True])
-    same(value(e.convert_element_type_p, f32(1.0), new_dtype=C64, weak=False), [1 + 0j])
-    same(value(e.convert_element_type_p, f32(1e10), new_dtype=F16, weak=False), [inf])
-    same(value(e.bitcast_convert_type_p, f32(1.0, -0.0), new_dtype=U32), [0x3F800000, 0x80000000])
+    same(value(conversions.convert_element_type_p, i32(300, -1), new_dtype=np.dtype(np.uint8), weak=False), [44, 255])
+    same(value(conversions.convert_element_type_p, np.array([1.5 + 2j], C64), new_dtype=F32, weak=False), [1.5])
+    same(value(conversions.convert_element_type_p, np.array([0j, 1j], C64), new_dtype=np.dtype(bool), weak=False), [False, True])
+    same(value(conversions.convert_element_type_p, f32(1.0), new_dtype=C64, weak=False), [1 + 0j])
+    same(value(conversions.convert_element_type_p, f32(1e10), new_dtype=F16, weak=False), [inf])
+    same(value(conversions.bitcast_convert_type_p, f32(1.0, -0.0), new_dtype=U32), [0x3F800000, 0x80000000])
     with pytest.raises(TypeError, match=r"same width, but got f32\[1\] and float64"):
-        e.bitcast_convert_type_p.type_rule(ArrayType((1,), F32), new_dtype=np.dtype(np.float64))
+        conversions.bitcast_convert_type_p.type_rule(ArrayType((1,), F32), new_dtype=np.dtype(np.float64))
 
 
 def test_reduce_precision() -> None:
     x = f32(1.1, 1e5, 1e-6, nan, -inf, 3.14159, -0.0)
-    same(value(e.reduce_precision_p, x, exponent_bits=5, mantissa_bits=10), [1.0996094, inf, 0, nan, -inf, 3.140625, -0.0])
-    same(value(e.reduce_precision_p, x, exponent_bits=8, mantissa_bits=23), x)
-    same(value(e.reduce_precision_p, x[0], exponent_bits=8, mantissa_bits=7), x[0].astype(bfloat16).astype(F32))
+    same(value(conversions.reduce_precision_p, x, exponent_bits=5, mantissa_bits=10), [1.0996094, inf, 0, nan, -inf, 3.140625, -0.0])
+    same(value(conversions.reduce_precision_p, x, exponent_bits=8, mantissa_bits=23), x)
+    same(value(conversions.reduce_precision_p, x[0], exponent_bits=8, mantissa_bits=7), x[0].astype(bfloat16).astype(F32))
     # Ties go to even: 1.0625 lies between 1.0 and 1.125, 1.1875 between 1.125 and 1.25.
-    same(value(e.reduce_precision_p, f32(1.0625, 1.1875), exponent_bits=8, mantissa_bits=3), [1.0, 1.25])
+    same(value(conversions.reduce_precision_p, f32(1.0625, 1.1875), exponent_bits=8, mantissa_bits=3), [1.0, 1.25])
 
 
 # Floating point

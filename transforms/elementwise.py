@@ -11,8 +11,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from tracegrad.ir import conversions, ops
 from tracegrad.ir import elementwise as e
-from tracegrad.ir import ops
 from tracegrad.ir.bind import bind1, type_of
 from tracegrad.ir.primitive import REGISTRY
 from tracegrad.ir.types import ArrayType, is_complex, is_inexact, is_key, tangent_type
@@ -269,7 +269,7 @@ def _convert_jvp(
     primals: Sequence[Any], tangents: Sequence[Any], *, new_dtype: Any, weak: bool
 ) -> tuple[Sequence[Any], Sequence[Any]]:
     (x,), (t,) = primals, tangents
-    ans = bind1(e.convert_element_type_p, x, new_dtype=new_dtype, weak=weak)
+    ans = bind1(conversions.convert_element_type_p, x, new_dtype=new_dtype, weak=weak)
     out = tangent_type(type_of(ans))
     if is_zero(t) or not is_inexact(out.dtype):
         return (ans,), (Zero(out),)
@@ -281,11 +281,11 @@ def _transpose_convert(ct: Any, x: ArrayType, *, new_dtype: Any, weak: bool) -> 
     return ct if type_of(ct).dtype == x.dtype else ops.convert_element_type(ct, x.dtype)
 
 
-linear(e.convert_element_type_p, _transpose_convert)
-e.convert_element_type_p.define(jvp=_convert_jvp)
+linear(conversions.convert_element_type_p, _transpose_convert)
+conversions.convert_element_type_p.define(jvp=_convert_jvp)
 linear(e.copy_p, lambda ct, x: ct)
 linear(
-    e.reduce_precision_p,
+    conversions.reduce_precision_p,
     lambda ct, x, *, exponent_bits, mantissa_bits: ops.reduce_precision(ct, exponent_bits, mantissa_bits),
 )
 linear(e.real_p, lambda ct, x: ops.complex(ct, scalar(0, type_of(ct).dtype)))
@@ -317,7 +317,7 @@ transposes(e.complex_p, _transpose_complex)
 # Steps, comparisons, bits
 
 for _prim in (
-    e.floor_p, e.ceil_p, e.round_p, e.is_finite_p, e.stop_gradient_p, e.bitcast_convert_type_p,
+    e.floor_p, e.ceil_p, e.round_p, e.is_finite_p, e.stop_gradient_p, conversions.bitcast_convert_type_p,
     e.not_p, e.population_count_p, e.clz_p, e.and_p, e.or_p, e.xor_p,
     e.shift_left_p, e.shift_right_logical_p, e.shift_right_arithmetic_p,
     e.eq_p, e.ne_p, e.lt_p, e.le_p, e.gt_p, e.ge_p,

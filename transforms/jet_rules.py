@@ -12,8 +12,8 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from tracegrad.ir import conversions, ops
 from tracegrad.ir import elementwise as e
-from tracegrad.ir import ops
 from tracegrad.ir import special as sp
 from tracegrad.ir.bind import bind, bind1, type_of
 from tracegrad.ir.primitive import Primitive
@@ -135,9 +135,9 @@ def one_minus(x: Series) -> Series:
     return [ops.sub(1.0, x[0]), *mapped(ops.neg, x[1:])]
 
 
-for _prim in (e.neg_p, e.copy_p, e.real_p, e.imag_p, e.conj_p, e.reduce_precision_p):
+for _prim in (e.neg_p, e.copy_p, e.real_p, e.imag_p, e.conj_p, conversions.reduce_precision_p):
     linear_in_first(_prim)
-for _prim in (e.complex_p, e.convert_element_type_p, e.max_p, e.min_p, e.clamp_p, e.select_p):
+for _prim in (e.complex_p, conversions.convert_element_type_p, e.max_p, e.min_p, e.clamp_p, e.select_p):
     along(_prim)
 bilinear(e.mul_p)
 e.add_p.define(jet=lambda operands: [sum_of(*operands)])
@@ -451,7 +451,7 @@ def no_motion(prim: Primitive) -> None:
 
 
 for _prim in (
-    e.floor_p, e.ceil_p, e.round_p, e.is_finite_p, e.stop_gradient_p, e.bitcast_convert_type_p,
+    e.floor_p, e.ceil_p, e.round_p, e.is_finite_p, e.stop_gradient_p, conversions.bitcast_convert_type_p,
     e.eq_p, e.ne_p, e.lt_p, e.le_p, e.gt_p, e.ge_p,
 ):  # fmt: skip
     no_motion(_prim)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tracegrad.ir import contractions as ops
-from tracegrad.ir import elementwise
+from tracegrad.ir import conversions
 from tracegrad.ir.bind import type_of
 from tracegrad.ir.dtypes import promote
 from tracegrad.ir.structural import rev, transpose
@@ -56,8 +56,8 @@ def _promoted(name: str, lhs: Any, rhs: Any) -> tuple[Any, Any]:
     a, b = type_of(lhs), type_of(rhs)
     if a.dtype != b.dtype:
         dtype, _ = promote(a, b)
-        lhs = lhs if a.dtype == dtype else elementwise.convert_element_type(lhs, dtype)
-        rhs = rhs if b.dtype == dtype else elementwise.convert_element_type(rhs, dtype)
+        lhs = lhs if a.dtype == dtype else conversions.convert_element_type(lhs, dtype)
+        rhs = rhs if b.dtype == dtype else conversions.convert_element_type(rhs, dtype)
     return lhs, rhs
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from tracegrad.ir import conversions, special
 from tracegrad.ir import elementwise as ops
-from tracegrad.ir import special
 from tracegrad.ir.array import Array
 from tracegrad.ir.bind import type_of
 from tracegrad.ir.types import is_complex, is_inexact, is_integer, is_key
@@ -194,8 +194,8 @@ def mulhi(x: Any, y: Any, /) -> Any:
     shift_high = ops.shift_right_arithmetic if dtype.kind == "i" else ops.shift_right_logical
     if dtype.itemsize < 4:
         wide = np.dtype(f"{dtype.kind}4")
-        product = ops.mul(ops.convert_element_type(x, wide), ops.convert_element_type(y, wide))
-        return ops.convert_element_type(shift_high(product, wide.type(2 * half)), dtype)
+        product = ops.mul(conversions.convert_element_type(x, wide), conversions.convert_element_type(y, wide))
+        return conversions.convert_element_type(shift_high(product, wide.type(2 * half)), dtype)
     # Schoolbook multiplication of halves: no dtype holds the whole product.
     shift, mask = dtype.type(half), dtype.type((1 << half) - 1)
     x0, x1 = ops.bitwise_and(x, mask), shift_high(x, shift)
@@ -261,7 +261,7 @@ def convert_element_type(operand: Any, new_dtype: Any) -> Any:
         raise TypeError(f"convert_element_type: keys of dtype {t.dtype} have no numbers; use random.key_data to see their words")
     if t.dtype == dtype and not t.weak and isinstance(operand, Array):
         return operand
-    return ops.convert_element_type(operand, dtype)
+    return conversions.convert_element_type(operand, dtype)
 
 
 def bitcast_convert_type(operand: Any, new_dtype: Any) -> Any:
@@ -272,37 +272,37 @@ def bitcast_convert_type(operand: Any, new_dtype: Any) -> Any:
     dtype, t = as_dtype(new_dtype), type_of(operand)
     old, new = t.dtype.itemsize, dtype.itemsize
     if old == new:
-        return ops.bitcast_convert_type(operand, dtype)
+        return conversions.bitcast_convert_type(operand, dtype)
     if is_complex(t.dtype) or is_complex(dtype):
         raise TypeError(f"bitcast_convert_type: complex numbers convert only to a dtype of their width, got {t.dtype} to {dtype}")
     if new < old:
-        bits = ops.bitcast_convert_type(operand, np.dtype(f"u{old}"))
+        bits = conversions.bitcast_convert_type(operand, np.dtype(f"u{old}"))
         parts = [
-            ops.convert_element_type(ops.shift_right_logical(bits, np.dtype(f"u{old}").type(8 * new * i)), np.dtype(f"u{new}"))
+            conversions.convert_element_type(ops.shift_right_logical(bits, np.dtype(f"u{old}").type(8 * new * i)), np.dtype(f"u{new}"))
             for i in range(old // new)
         ]
         from tracegrad.ir.structural import concatenate
 
         joined = concatenate([reshape(p, (*t.shape, 1)) for p in parts], len(t.shape))
-        return ops.bitcast_convert_type(joined, dtype)
+        return conversions.bitcast_convert_type(joined, dtype)
     ratio = new // old
     if t.shape[-1:] != (ratio,):
         raise TypeError(f"bitcast_convert_type from {t.dtype} to {dtype} needs a last axis of size {ratio}, got {t.shape}")
     from tracegrad.ir.structural import slice_in_dim
 
     wide = np.dtype(f"u{new}")
-    bits = ops.bitcast_convert_type(operand, np.dtype(f"u{old}"))
+    bits = conversions.bitcast_convert_type(operand, np.dtype(f"u{old}"))
     total: Any = None
     for i in range(ratio):
         part = reshape(slice_in_dim(bits, i, i + 1, axis=len(t.shape) - 1), t.shape[:-1])
-        part = ops.shift_left(ops.convert_element_type(part, wide), wide.type(8 * old * i))
+        part = ops.shift_left(conversions.convert_element_type(part, wide), wide.type(8 * old * i))
         total = part if total is None else ops.bitwise_or(total, part)
-    return ops.bitcast_convert_type(total, dtype)
+    return conversions.bitcast_convert_type(total, dtype)
 
 
 def reduce_precision(operand: Any, exponent_bits: int, mantissa_bits: int) -> Any:
     """The operand rounded to a format with that many bits of exponent and mantissa."""
-    return ops.reduce_precision(value("reduce_precision", operand), int(exponent_bits), int(mantissa_bits))
+    return conversions.reduce_precision(value("reduce_precision", operand), int(exponent_bits), int(mantissa_bits))
 
 
 def stop_gradient(x: Any) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tracegrad.ir import elementwise, structural
+from tracegrad.ir import conversions, elementwise, structural
 from tracegrad.ir import linalg as ops
 from tracegrad.ir.bind import type_of
 from tracegrad.ir.contractions import dot_general
@@ -26,7 +26,7 @@ def matrix(name: str, x: Any, position: int = 0) -> Any:
     x = value(name, x, position)
     dtype = type_of(x).dtype
     if dtype.itemsize < 4 or not is_inexact(dtype):
-        x = elementwise.convert_element_type(x, np.dtype(np.float32))
+        x = conversions.convert_element_type(x, np.dtype(np.float32))
     return x
 
 
@@ -74,7 +74,7 @@ def lu(x: Any) -> tuple[Any, Any, Any]:
 def lu_pivots_to_permutation(pivots: Any, permutation_size: int) -> Any:
     """The permutation of range(permutation_size) that exchanging i with pivots[i], in order, makes."""
     int32 = np.dtype(np.int32)
-    pivots = elementwise.convert_element_type(value("lu_pivots_to_permutation", pivots), int32, False)
+    pivots = conversions.convert_element_type(value("lu_pivots_to_permutation", pivots), int32, False)
     t = type_of(pivots)
     batch, k = t.shape[:-1], t.shape[-1]
     identity = structural.broadcasted_iota(int32, (*batch, permutation_size), len(batch))
@@ -179,7 +179,7 @@ def triangular_solve(
     ta, tb = type_of(a), type_of(b)
     if ta.dtype != tb.dtype:
         dtype, _ = promote(ta, tb)
-        a, b = (y if type_of(y).dtype == dtype else elementwise.convert_element_type(y, dtype) for y in (a, b))
+        a, b = (y if type_of(y).dtype == dtype else conversions.convert_element_type(y, dtype) for y in (a, b))
     conjugate_a = conjugate_a and is_complex(type_of(a).dtype)
     vector = tb.ndim == ta.ndim - 1
     if vector:

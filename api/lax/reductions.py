@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tracegrad.ir import elementwise, sorting, windows
+from tracegrad.ir import conversions, elementwise, sorting, windows
 from tracegrad.ir import reductions as ops
 from tracegrad.ir.bind import type_of
 from tracegrad.ir.primitive import Primitive
@@ -162,7 +162,7 @@ def reduce(
     if not xs:
         raise ValueError("reduce takes at least one operand")
     types = [type_of(x) for x in xs]
-    inits = [elementwise.convert_element_type(i, t.dtype) if type_of(i).dtype != t.dtype else i for i, t in zip(inits, types)]
+    inits = [conversions.convert_element_type(i, t.dtype) if type_of(i).dtype != t.dtype else i for i, t in zip(inits, types)]
     axes = _axes("reduce", xs[0], dimensions)
     program = _trace_computation("reduce", computation, [ArrayType((), t.dtype) for t in types], tree)
     kind = _monoid(program)
@@ -291,7 +291,7 @@ def reduce_window(
     program = _trace_computation("reduce_window", computation, [ArrayType((), t.dtype) for t in types], tree)
     kind = _monoid(program)
     if kind in ("and", "or") and types[0].dtype == np.bool_:
-        counted = reduce_window(elementwise.convert_element_type(xs[0], np.dtype(np.int32)), 1 if kind == "and" else 0,
+        counted = reduce_window(conversions.convert_element_type(xs[0], np.dtype(np.int32)), 1 if kind == "and" else 0,
                                 _min_or_max(kind), window, strides, pads, base, spread)  # fmt: skip
         return tree_unflatten(tree, [elementwise.ne(counted, 0)])
     if kind not in ("add", "mul", "max", "min") or len(xs) != 1:
@@ -301,7 +301,7 @@ def reduce_window(
     dtype = types[0].dtype
     init = inits[0]
     if type_of(init).dtype != dtype:
-        init = elementwise.convert_element_type(init, dtype)
+        init = conversions.convert_element_type(init, dtype)
     out = windows.reduce_window(xs[0], kind, window, strides, pads, base, spread)
     if not _is_identity(init, kind, dtype):
         out = _REDUCE[kind][1](out, init)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tracegrad.ir import elementwise
+from tracegrad.ir import conversions
 from tracegrad.ir import structural as ops
 from tracegrad.ir.array import Array
 from tracegrad.ir.bind import type_of
@@ -234,7 +234,7 @@ def full(shape: Any, fill_value: Any, dtype: Any = None, *, sharding: Any = None
             scalar = _cast_scalar(x, wanted)
         x = scalar[()]
     if t.dtype != wanted or weak:
-        x = elementwise.convert_element_type(x, wanted, weak)
+        x = conversions.convert_element_type(x, wanted, weak)
     return ops.broadcast_in_dim(x, shape, ())
 
 
@@ -244,7 +244,7 @@ def _cast_scalar(x: Any, dtype: Any) -> np.ndarray:
         bits = 8 * dtype.itemsize
         x &= (1 << bits) - 1
         return np.asarray(x - (1 << bits) if dtype.kind == "i" and x >> (bits - 1) else x).astype(dtype)
-    (out,) = elementwise.convert_element_type_p.evaluate(np.asarray(x, type_of(x).dtype), new_dtype=dtype, weak=False)
+    (out,) = conversions.convert_element_type_p.evaluate(np.asarray(x, type_of(x).dtype), new_dtype=dtype, weak=False)
     return np.asarray(out)
 
 
@@ -260,7 +260,7 @@ def full_like(x: Any, fill_value: Any, dtype: Any = None, shape: Any = None, sha
         words = full((*out_shape, *out_dtype.base_shape), fill_value, np.uint32)
         return key_wrap(words)
     out = full(out_shape, fill_value, out_dtype)
-    return elementwise.convert_element_type(out, out_dtype, True) if weak else out
+    return conversions.convert_element_type(out, out_dtype, True) if weak else out
 
 
 def empty(shape: Any, dtype: Any, *, out_sharding: Any = None) -> Any:

@@ -208,7 +208,7 @@ def _python_int(value: int, dtype: Any) -> Any:
 
 def _converted(x: np.ndarray, dtype: Any) -> np.ndarray:
     """A NumPy array in another dtype as conversions go here: floats saturate as integers, complex numbers lose their imaginary part."""
-    from tracegrad.ir.elementwise import convert_element_type_p
+    from tracegrad.ir.conversions import convert_element_type_p
 
     if x.dtype == dtype:
         return x
