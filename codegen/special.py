@@ -21,7 +21,6 @@ from tracegrad.codegen.kernel import Kernel, Value, Variable
 from tracegrad.codegen.library import Routine, special_symbol
 from tracegrad.codegen.nests import PARALLEL_WORK, tasks_of
 from tracegrad.codegen.plan import COSTS
-from tracegrad.codegen.sorted_elements import sorted_loop
 from tracegrad.codegen.values import Scalar, View, register_type
 from tracegrad.ir import special as ops
 from tracegrad.ir.program import Equation, Literal
@@ -231,6 +230,8 @@ def random_gamma_grad(k: Kernel, a: Value, x: Value) -> Value:
 
 
 FUNCTIONS: dict[str, Function] = {
+    "igamma": _scipy("gammainc"),
+    "igammac": _scipy("gammaincc"),
     "igamma_grad_a": igamma_grad_a,
     "random_gamma_grad": random_gamma_grad,
     "zeta": zeta,
@@ -239,50 +240,22 @@ FUNCTIONS: dict[str, Function] = {
 }
 
 
-def _incomplete_gamma(upper: bool) -> Callable[..., None]:
-    def write(k: Kernel, arguments: list[Callable[[Value], Value]], out: Any, single: bool, lanes: int) -> None:
-        from tracegrad.codegen import incomplete_gamma as gamma
-
-        methods = gamma.methods(upper, single)
-        sorted_loop(k, arguments, out, lambda k, args: gamma.classify(k, *args, upper), methods, lanes)
-
-    return write
-
-
-SORTED: dict[str, Callable[..., None]] = {"igamma": _incomplete_gamma(False), "igammac": _incomplete_gamma(True)}
-"""Functions with methods for lanes: what writes the loop over all elements."""
-
-
 def special_routine(name: str, operands: list[ArrayType], only_outside: bool = False) -> Routine:
     """Elements low <= i < high of a result; operands of rank 0 stand for all indices. Perhaps only those that `_inside` excludes."""
     shape = next((t.shape for t in operands if t.shape != ()), ())
     dtype = operands[0].dtype
     broadcast = "".join("01"[t.shape == () and shape != ()] for t in operands)
-    size = max(t.size for t in operands)
     params = {f"in{i}": "ptr" for i in range(len(operands))} | {"out0": "ptr", "low": "i64", "high": "i64"}
-    lanes = LANES if size >= 2 * LANES else FEW_LANES
-    suffix = "_outside" if only_outside else f"_{lanes}" if name in SORTED else ""
-    k = Kernel(f"tg_{name}_{dtype}_{broadcast}{suffix}", params)
+    k = Kernel(f"tg_{name}_{dtype}_{broadcast}{'_outside' if only_outside else ''}", params)
     out = k.array(k["out0"], dtype)
-
-    def argument(j: int) -> Callable[[Value], Value]:
-        array = k.array(k[f"in{j}"], dtype)
-        return lambda i: array[k.value(0, "i64") if broadcast[j] == "1" else i].cast("double")
-
-    arguments = [argument(j) for j in range(len(operands))]
-    if name in SORTED:
-        SORTED[name](k, arguments, out, dtype.itemsize < 8, lanes)
-        return Routine(k)
     with k.loop(k["low"], k["high"]) as i:
-        args = [f(i) for f in arguments]
+        args = []
+        for j, b in enumerate(broadcast):
+            args.append(k.array(k[f"in{j}"], dtype)[k.value(0, "i64") if b == "1" else i].cast("double"))
         with k.if_(~_inside(name, args)) if only_outside else nullcontext():
             result = FUNCTIONS[name](k, *args)
             out[i] = result if dtype == np.float64 else result.cast("float")
     return Routine(k)
-
-
-LANES, FEW_LANES = 32, 8
-"""How many elements are computed together, of many and of few."""
 
 
 WORK = 300
@@ -370,5 +343,5 @@ def lower_zeta(ctx: Context, eqn: Equation, order: float | None = None, factor: 
 
 
 _LOWERED = {"zeta": lower_zeta, "polygamma": lower_polygamma}
-for _name in (*FUNCTIONS, *SORTED):
+for _name in FUNCTIONS:
     getattr(ops, f"{_name}_p").define(lower=_LOWERED.get(_name, lower))
