@@ -12,7 +12,9 @@ from typing import Any
 
 from tracegrad.codegen.elementary.functions import FUNCTIONS
 from tracegrad.codegen.elementary.library import closure
+from tracegrad.codegen.elementary.lookup import SCALAR
 from tracegrad.codegen.loop_ir import (
+    SIZES,
     Alloc,
     Buffer,
     Call,
@@ -84,6 +86,7 @@ class Writer:
         self.function = function
         self.symbol = symbol
         self.attributes = attributes
+        self.masks = '"prefer-vector-width"="512"' in attributes  # whether vectors may be masked at little cost
         self.lines: list[str] = []
         self.names: dict[Value, str] = {}
         self.label = "entry"
@@ -194,6 +197,7 @@ class Writer:
         definitions: dict[str, str] = {}
         for routine in self.function.helpers.values():
             definitions.update(routine.definitions)
+            self.elementary |= routine.elementary
             for symbol, declaration in routine.declarations.items():
                 self.declarations.setdefault(f"@{symbol}", declaration)
                 if not symbol.startswith("llvm."):
@@ -393,7 +397,8 @@ class Writer:
             self._declare(name, type, [TYPES[source]])
             add(f"  {out} = call {type} {name}({self._typed(args[0])})")
         elif op == "math" or op == "scalar math":
-            name = self._math(v.attr, v.type, op == "math" or self.inline_scalars)
+            function = v.attr if op == "math" else SCALAR.get((v.attr, v.type), v.attr)
+            name = self._math(function, v.type, op == "math" or self.inline_scalars)
             add(f"  {out} = call {type} {name}({', '.join(map(self._typed, args))})")
         elif op == "address":
             buffer, offset = v.attr
@@ -523,7 +528,7 @@ class Writer:
             self.lines.append(f"  {test} = icmp ult i64 {following}, {s.low.attr}")
         else:
             self.lines.append(f"  {test} = icmp ult i64 {following}, {self.ref(s.high)}")
-        note = self._loop_note(s.hints, group)
+        note = self._loop_note((*s.hints, "masked") if self.masks and _leaves_many(s) else s.hints, group)
         self.lines.append(f"  br i1 {test}, label %{body}, label %{end}{note}")
         self._start(end)
         for r, y in zip(s.results, s.yields):
@@ -537,6 +542,8 @@ class Writer:
             wanted.append('!{!"llvm.loop.vectorize.enable", i1 true}')
         if "no vectorize" in hints:
             wanted.append('!{!"llvm.loop.vectorize.enable", i1 false}')
+        if "masked" in hints:
+            wanted.append('!{!"llvm.loop.vectorize.predicate.enable", i1 true}')
         if "no unroll" in hints:
             wanted.append('!{!"llvm.loop.unroll.disable"}')
         if not wanted:
@@ -654,11 +661,30 @@ class Writer:
         self._start(stay)
 
 
+def _leaves_many(s: For) -> bool:
+    """Whether a loop of few turns that each cost much, such as an exponential, leaves so many of them behind whole vectors of 512 bits that a
+    masked vector costs less than to compute them one by one. It does from more than a quarter of a vector on, behind halves of vectors,
+    where there are at most eight: rows of 63 take half the time."""
+    if not (s.low.is_const and s.high.is_const) or s.step != 1 or any([blocks_of(t) for t in s.body]):
+        return False
+    kinds = {t.type for t in s.body if type(t) is Value and t.op in _DEAR}
+    if len(kinds) != 1:
+        return False
+    turns, half = s.high.attr - s.low.attr, 32 // SIZES[kinds.pop()]
+    return 2 * half < turns <= 16 * half and turns % half > half // 2
+
+
+_DEAR = ("math", "maximum", "minimum")  # the last two for what they do with NaN
+
 _ELSEWHERE = ("pointer", "tape")
 
 
 def _apart(a: Buffer, b: Buffer) -> bool:
     """Whether two buffers never share a byte."""
+    if a is b:
+        return False
+    if a.behind or b.behind:
+        return all([_apart(x, y) for x in a.behind or (a,) for y in b.behind or (b,)])
     if a.kind in _ELSEWHERE or b.kind in _ELSEWHERE:
         return not (a.kind in _ELSEWHERE and b.kind in _ELSEWHERE)
     if a.home is not None or b.home is not None:
