@@ -88,6 +88,7 @@ def references() -> dict[str, object]:
         "acosh": mp.acosh,
         "atanh": mp.atanh,
         "pow": mp.power,
+        "pow_by_table": mp.power,
         "cbrt": lambda x: mp.sign(x) * mp.cbrt(abs(x)),
         "rsqrt": lambda x: 1 / mp.sqrt(x),
         "logistic": lambda x: 1 / (1 + mp.exp(-x)),
@@ -161,7 +162,7 @@ def samples(name: str, dtype: str, n: int, seed: int = 0) -> list[tuple[np.ndarr
         "bessel_i0e": [r.uniform(-20, 20, n), spread(1e-8, 1e8)],
         "bessel_i1e": [r.uniform(-20, 20, n), spread(1e-8, 1e8)],
     }
-    if name == "pow":
+    if name in ("pow", "pow_by_table"):
         base, exponent = (20, 4) if single else (100, 7)
         pairs = [
             (np.exp(r.uniform(-base, base, n)), r.uniform(-exponent, exponent, n)),

@@ -9,6 +9,7 @@ from elementary_harness import compiled, references, worst_error
 import tracegrad.numpy as tnp
 from tracegrad import jit, lax
 from tracegrad.codegen.elementary.functions import FUNCTIONS
+from tracegrad.codegen.elementary.lookup import SCALAR
 from tracegrad.experimental import enable_x64
 
 mpmath = pytest.importorskip("mpmath")
@@ -28,13 +29,15 @@ BOUNDS = {
 # Near 1 the approximation of erf_inv that XLA uses in single precision, and so does the stream of normal numbers, rounds 1 - x^2.
 XLA_ERF_INV = 100.0
 CASES = [(name, dtype) for name in BOUNDS for dtype in ("f32", "f64")]
+SCALAR_CASES = [(scalar, dtype) for (_, dtype), scalar in SCALAR.items()]
+BOUNDS |= {scalar: BOUNDS[name] for (name, _), scalar in SCALAR.items()}
 
 
 def test_every_function_has_a_bound() -> None:
     assert set(BOUNDS) == set(references()) == set(FUNCTIONS) - {"exp_scaled"}
 
 
-@pytest.mark.parametrize(("name", "dtype"), CASES)
+@pytest.mark.parametrize(("name", "dtype"), CASES + SCALAR_CASES)
 def test_error_stays_within_the_promised_bound(name: str, dtype: str) -> None:
     error, where = worst_error(name, dtype, 250, seed=1)
     bound = XLA_ERF_INV if (name, dtype) == ("erf_inv", "f32") else BOUNDS[name]
@@ -146,8 +149,10 @@ def test_limits_of_zeta(dtype: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["f32", "f64"])
-@pytest.mark.parametrize(("name", "reference"), [("pow", np.power), ("atan2", np.arctan2)])
+@pytest.mark.parametrize(("name", "reference"), [("pow", np.power), ("pow_by_table", np.power), ("atan2", np.arctan2)])
 def test_special_pairs_are_those_of_numpy(name: str, reference: np.ufunc, dtype: str) -> None:
+    if (name, dtype) == ("pow_by_table", "f64"):
+        pytest.skip("a function of f32")
     kind = np.float32 if dtype == "f32" else np.float64
     values = np.array(
         [0, -0.0, 1, -1, INF, -INF, NAN, 2, -2, 3, -3, 0.5, -0.5, 1e-30, -1e-30, 1e30, -1e30, 1.5, 5e15, 2.0**53 + 2], kind
@@ -159,3 +164,25 @@ def test_special_pairs_are_those_of_numpy(name: str, reference: np.ufunc, dtype:
     np.testing.assert_allclose(got, want, rtol=4 * np.finfo(kind).eps)
     ordered = ~np.isnan(want)
     np.testing.assert_array_equal(np.signbit(got[ordered]), np.signbit(want[ordered]))
+
+
+def test_powers_by_table_are_those_of_loops_all_but_always() -> None:
+    """Powers in f32 are nearly those of exact arithmetic rounded, however they are computed; subnormal numbers, overflow and underflow, too."""
+    r = np.random.default_rng(5)
+    x = np.exp(r.uniform(-103, 88, 20_000)).astype(np.float32)
+    y = (r.uniform(-1, 1, x.size) * 10 ** r.uniform(-3, 6, x.size)).astype(np.float32)
+    by_table, in_loops = (compiled(name, "f32")[0](x, y) for name in ("pow_by_table", "pow"))  # type: ignore[operator]
+    assert (x < np.finfo(np.float32).tiny).any() and np.isinf(by_table).any() and (by_table == 0).any()
+    np.testing.assert_allclose(by_table, in_loops, rtol=1.2e-7, atol=1.5e-45)
+    assert np.mean(by_table != in_loops) < 1e-3
+
+
+def test_code_that_runs_number_by_number_looks_powers_up() -> None:
+    def step(s: tnp.ndarray) -> tnp.ndarray:
+        return 0.9 * (s + 1e-3) ** -0.2
+
+    def loop(s: tnp.ndarray) -> tnp.ndarray:
+        return lax.while_loop(lambda s: s > 2.0, step, s)
+
+    assert "@tg.pow_by_table.f32(" in jit(loop).lower(np.float32(3)).llvm
+    assert "pow_by_table" not in jit(step).lower(np.ones(100, np.float32)).llvm

@@ -447,9 +447,13 @@ def power_of(w: Writer, a: str, y: str) -> str:
 
 @function(2)
 def pow_(w: Writer, x: str, y: str) -> str:
-    """exp(y log |x|), the logarithm to more than twice the precision of the result, then the sign and the special cases of C99 (annex F)."""
+    """exp(y log |x|), the logarithm to more than twice the precision of the result."""
+    return special_powers(w, x, y, power_of(w, w.abs(x), y))
+
+
+def special_powers(w: Writer, x: str, y: str, power: str) -> str:
+    """|x|**y, the power, with its sign, or what C99 (annex F) wants where it is not defined as exp(y log |x|)."""
     a = w.abs(x)
-    power = power_of(w, a, y)
     # is y an integer, and an odd one?
     whole = w.cmp("oeq", w.floor(y), y)
     half = w.mul(y, 0.5)
