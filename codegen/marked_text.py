@@ -171,6 +171,7 @@ _INSTRUCTION = re.compile(
     r"= (?:tail |contract |reassoc |nsw |nuw )*(fadd|fsub|fmul|fdiv|fneg|call|load|add|mul|fcmp|icmp|select)\b(.*)"
 )
 _VECTOR = re.compile(r"<(\d+) x (double|float|half|i64|i32|i16|i8)>")
+_ASSEMBLY = re.compile(r"vfmadd\w+p([sd]) %([yz])mm")
 _LOCATION = re.compile(r"^(!\d+) = (?:distinct )?!DILocation\(line: (\d+),.*", re.M)
 _REMARK = re.compile(r"^remark: kernels:(\d+):\d+: (.*)$", re.M)
 _SHORT = {"double": "f64", "float": "f32", "half": "f16"}
@@ -202,6 +203,9 @@ def instructions(text: str) -> Outcome:
 
 
 def _count(line: str, outcome: Outcome) -> None:
+    for type, register in _ASSEMBLY.findall(line) if " asm " in line else ():
+        name = f"{(512 if register == 'z' else 256) // (32 if type == 's' else 64)} x {'f32' if type == 's' else 'f64'}"
+        outcome.vectors[name] = outcome.vectors.get(name, 0) + 1
     instruction = _INSTRUCTION.search(line)
     vector = _VECTOR.search(instruction[2]) if instruction is not None else None
     if vector is None and line.lstrip().startswith("store "):

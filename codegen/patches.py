@@ -25,7 +25,8 @@ from tracegrad.codegen.kernel import Kernel, Value, compute_type
 from tracegrad.codegen.library import Routine
 from tracegrad.codegen.loop_ir import Buffer
 from tracegrad.codegen.loop_ir import Value as Scalar
-from tracegrad.codegen.tiles import FILLED, HEIGHTS, PACKED_BYTES, SMALL, Columns, Tile, even_tiles
+from tracegrad.codegen.microkernels import FARTHEST, patches_tile, supported
+from tracegrad.codegen.tiles import FILLED, HEIGHTS, PACKED_BYTES, SMALL, Columns, even_tiles
 from tracegrad.codegen.values import OTHER, Indices, Lazy, View, dense_strides, load
 from tracegrad.ir.contractions import accumulation_dtype
 from tracegrad.ir.program import Equation
@@ -124,29 +125,10 @@ class Patches:
         return Routine(k, 0, helpers.values())
 
     def _tile(self, height: int, width: int, tail: int | None) -> Kernel:
-        pointers = ("a", "b", "c", "runs")
-        k = Kernel(
-            f"{self.name}_{height}_{width}_{tail or 0}",
-            dict.fromkeys(pointers, "ptr") | {"count": "i64", "keep": "i64"},
-            noalias=pointers,
-        )
-        k.attributes = "noinline "
-        lanes = self.split().lanes
-        tile = Tile(k, self.dtype, lanes, height, width, None if tail is None else k.value(tail, "i64"))
-        offsets = self.offsets or [r * self.down for r in range(height)]
-        if self.written_out is not None:
-            for term, offset in enumerate(self.written_out):
-                tile.add(tile.at(k["b"], term * self.columns), [tile.at(k["a"], o + offset) for o in offsets])
-        else:
-            with k.loop(0, k["count"], vectorize=False) as run:
-                left = tile.at(k["a"], k.load(k.offset(k["runs"], run, "i64"), "i64"))
-                right = tile.at(k["b"], run * (self.terms * self.columns))
-                with k.loop(0, self.terms, vectorize=False) as p:
-                    element = tile.at(left, p * self.along)
-                    tile.add(tile.at(right, p * self.columns), [tile.at(element, o) for o in offsets])
-        rows = [tile.at(k["c"], r * self.columns) for r in range(height)]
-        k.if_else(k["keep"].eq(0), lambda: tile.store(rows), lambda: tile.add_to(rows))
-        return k
+        name = f"{self.name}_{height}_{width}_{tail or 0}"
+        rows = self.offsets or tuple(r * self.down for r in range(height))
+        lanes, terms = self.split().lanes, (self.terms, self.along, self.written_out)
+        return patches_tile(name, self.dtype, lanes, width, tail or 0, self.columns, rows, *terms)
 
 
 _NUMBERS = ("low", "high", "first", "last", "begin", "end", "keep")
@@ -182,7 +164,7 @@ def lower_directly(ctx: Context, eqn: Equation) -> bool:
     dtype = np.dtype(accumulation_dtype(lhs.type.dtype, params["preferred_element_type"]))
     bits = target.host().vector_bits
     if (
-        bits not in HEIGHTS
+        not supported(target.host())
         or dtype.name not in ("float32", "float64")
         or {lhs.type.dtype, rhs.type.dtype, out.type.dtype} != {dtype}
     ):
@@ -197,7 +179,13 @@ def lower_directly(ctx: Context, eqn: Equation) -> bool:
     work = out.type.size * rhs.type.shape[rhs_spec[1]] * prod(window)
     if fan_out < FILLED * -(-fan_out // lanes) * lanes and work > SMALL:
         return False
+    sizes = [lhs.type.shape[d] for d in lhs_spec[:2]]
+    sizes += [lhs.type.shape[d] + max(lo, 0) + max(hi, 0) for d, (lo, hi) in zip(lhs_spec[2:], params["padding"], strict=True)]
+    if max(prod(sizes), out.type.size, rhs.type.size) * dtype.itemsize >= FARTHEST:
+        return False
     x, spatial = _padded(ctx, lhs, lhs_spec, params["padding"])
+    if sum([n * abs(s) for n, s in zip(x.type.shape, x.strides, strict=True)]) * dtype.itemsize >= FARTHEST:
+        return False  # a view of a larger array
     batch, features = (lhs.type.shape[d] for d in lhs_spec[:2])
     positions = [out.type.shape[d] for d in out_spec[2:]]
     across = [(n, step * s) for n, step, s in zip(positions, params["window_strides"], spatial, strict=True)]

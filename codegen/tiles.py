@@ -1,7 +1,6 @@
 """Matrix products as generated code, where their sizes are known: tiles of the result that stay in vector registers.
 
-A tile of some rows by up to four vectors of columns is summed over the whole inner dimension: for every term as many loads as the tile has
-vectors in a row, and for each of its rows one element of the left operand, spread over a vector and multiplied in. That is the inner
+A tile of some rows by up to four vectors of columns is summed over the whole inner dimension (`microkernels.py`). That is the inner
 kernel of every BLAS (Goto and van de Geijn, "Anatomy of high-performance matrix multiplication", 2008), without its copies of the operands: with
 sizes known, a left operand is read where it lies, whatever its strides, and a right one, too, if its rows are contiguous; otherwise a panel of it
 (the columns of a tile) is transposed into a small buffer first. Each element is summed in the order of the inner dimension by fused multiply-adds,
@@ -15,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from tracegrad.codegen import target
+from tracegrad.codegen import microkernels, target
 from tracegrad.codegen.kernel import Kernel, Value, compute_type
 from tracegrad.codegen.library import Routine
 
@@ -109,7 +108,7 @@ def applies(dtype: Any, sizes: tuple[int, int, int]) -> bool:
     bits = target.host().vector_bits
     m, k, n = sizes
     dtype = np.dtype(dtype)
-    if dtype.name not in ("float32", "float64") or bits not in HEIGHTS or m < 2:
+    if dtype.name not in ("float32", "float64") or not microkernels.supported(target.host()) or m < 2:
         return False
     lanes = bits // (8 * dtype.itemsize)
     if n < FILLED * -(-n // lanes) * lanes and m * k * n > SMALL:
@@ -148,7 +147,7 @@ class _Writer:
             with k.loop(low, high, vectorize=False) as tile:
                 row = tile * height + extra
                 left, place = k.offset(k["a"], row * k["down"], self.scalar), k.offset(target, row * k["row"], self.scalar)
-                kernel = _tile(t.dtype, t.lanes, height, width, cut)
+                kernel = microkernels.product_tile(t.dtype, t.lanes, height, width, cut)
                 self.call(kernel, left, right, place, k["terms"], k["down"], k["along"], step, k["row"], k["tail"])
 
         low, high, more = k["low"], k["high"], k["more"]
@@ -157,96 +156,6 @@ class _Writer:
             return
         tiles(low, k.intrinsic("smin", high, more), t.height, 0)
         tiles(k.intrinsic("smax", low, more), high, t.height - 1, more)
-
-
-@lru_cache(maxsize=64)
-def _tile(dtype: Any, lanes: int, height: int, width: int, cut: bool) -> Kernel:
-    """A tile: (left, right, target, terms, the left operand's two strides, the right one's, the target's, columns of the last vector)."""
-    pointers, numbers = ("a", "b", "c"), ("terms", "down", "along", "step", "row", "tail")
-    name = f"tg_tile_{dtype}_{lanes}_{height}_{width}{'_cut' * cut}"
-    k = Kernel(name, dict.fromkeys(pointers, "ptr") | dict.fromkeys(numbers, "i64"), noalias=pointers)
-    k.attributes = "noinline "  # one copy for all products: the call is short beside the work
-    tile = Tile(k, dtype, lanes, height, width, k["tail"] if cut else None)
-    rows = [tile.at(k["a"], k["down"] * r) for r in range(height)]
-    with k.loop(0, k["terms"], vectorize=False) as p:
-        place = p * k["along"]
-        tile.add(tile.at(k["b"], p * k["step"]), [tile.at(left, place) for left in rows])
-    tile.store([tile.at(k["c"], k["row"] * r) for r in range(height)])
-    return k
-
-
-class Tile:
-    """The code of a tile in registers, within a kernel: its sums, to which terms are `add`ed, and which are then `store`d.
-
-    tail: how many columns the last vector of a row has, where that is not all of them.
-    """
-
-    def __init__(self, k: Kernel, dtype: Any, lanes: int, height: int, width: int, tail: Value | None):
-        self.k, self.lanes, self.align = k, lanes, dtype.itemsize
-        self.scalar = compute_type(dtype)
-        self.vector, self.suffix = f"<{lanes} x {self.scalar}>", f"v{lanes}f{8 * dtype.itemsize}"
-        vector = self.vector
-        self.multiply_add = f"llvm.fmuladd.{self.suffix}"
-        k.externals[self.multiply_add] = f"declare {vector} @{self.multiply_add}({vector}, {vector}, {vector})"
-        self.mask = ""
-        if tail is not None:
-            counts = f"<{lanes} x i32>"
-            limit = self._spread(counts, k.emit("i32", f"trunc i64 {tail.ref} to i32"))
-            places = ", ".join(f"i32 {q}" for q in range(lanes))
-            self.mask = f"<{lanes} x i1> {k.emit(f'<{lanes} x i1>', f'icmp slt {counts} <{places}>, {limit.ref}').ref}"
-        zero = Value(k, vector, "zeroinitializer")
-        self.sums = [[k.var(vector, zero) for _ in range(width)] for _ in range(height)]
-
-    def at(self, pointer: Value, index: Any) -> Value:
-        return self.k.offset(pointer, index, self.scalar)
-
-    def add(self, right: Value, left: list[Value]) -> None:
-        """One term: a row of the right operand, multiplied by an element of the left one for each row of the tile."""
-        k, vector = self.k, self.vector
-        vectors = [self._load(right, q) for q in range(len(self.sums[0]))]
-        for place, line in zip(left, self.sums, strict=True):
-            factor = self._spread(vector, k.load(place, self.scalar))
-            for v, s in zip(vectors, line, strict=True):
-                operands = f"{vector} {factor.ref}, {vector} {v.ref}, {vector} {s.get().ref}"
-                s.set(k.emit(vector, f"call {vector} @{self.multiply_add}({operands})"))
-
-    def store(self, rows: list[Value]) -> None:
-        """The sums, at the places of their rows."""
-        for row, line in zip(rows, self.sums, strict=True):
-            for q, s in enumerate(line):
-                self._store(row, q, s.get())
-
-    def add_to(self, rows: list[Value]) -> None:
-        """The sums, added to what lies there."""
-        for row, line in zip(rows, self.sums, strict=True):
-            for q, s in enumerate(line):
-                old = self._load(row, q)
-                self._store(row, q, self.k.emit(self.vector, f"fadd {self.vector} {old.ref}, {s.get().ref}"))
-
-    def _spread(self, type: str, x: Value) -> Value:
-        one = self.k.emit(type, f"insertelement {type} poison, {x.type} {x.ref}, i32 0")
-        return self.k.emit(type, f"shufflevector {type} {one.ref}, {type} poison, <{self.lanes} x i32> zeroinitializer")
-
-    def _masked(self, q: int) -> bool:
-        return bool(self.mask) and q == len(self.sums[0]) - 1
-
-    def _load(self, row: Value, q: int) -> Value:
-        k, vector, pointer = self.k, self.vector, self.at(row, q * self.lanes)
-        if not self._masked(q):
-            return k.emit(vector, f"load {vector}, ptr {pointer.ref}, align {self.align}")
-        name = f"llvm.masked.load.{self.suffix}.p0"
-        k.externals[name] = f"declare {vector} @{name}(ptr, i32, <{self.lanes} x i1>, {vector})"
-        arguments = f"ptr {pointer.ref}, i32 {self.align}, {self.mask}, {vector} zeroinitializer"
-        return k.emit(vector, f"call {vector} @{name}({arguments})")
-
-    def _store(self, row: Value, q: int, x: Value) -> None:
-        k, vector, pointer = self.k, self.vector, self.at(row, q * self.lanes)
-        if not self._masked(q):
-            k.line(f"store {vector} {x.ref}, ptr {pointer.ref}, align {self.align}")
-            return
-        name = f"llvm.masked.store.{self.suffix}.p0"
-        k.externals[name] = f"declare void @{name}({vector}, ptr, i32, <{self.lanes} x i1>)"
-        k.line(f"call void @{name}({vector} {x.ref}, ptr {pointer.ref}, i32 {self.align}, {self.mask})")
 
 
 @lru_cache(maxsize=4)
@@ -293,4 +202,4 @@ def _transpose(dtype: Any) -> Kernel:
     return k
 
 
-__all__ = ["Columns", "Tile", "Tiles", "applies", "even_tiles"]
+__all__ = ["Columns", "Tiles", "applies", "even_tiles"]
