@@ -16,6 +16,7 @@ from tracegrad.runtime.array import ArrayImpl
 from tracegrad.runtime.devices import CPU, CpuDevice, SingleDeviceSharding
 from tracegrad.tracer.pytree import tree_leaves, tree_map
 from tracegrad.tracer.tracer import Tracer
+from tracegrad.tracer.treedef import is_node_type
 
 
 def _check_backend(backend: str | None) -> None:
@@ -101,11 +102,19 @@ def device_get(x: Any) -> Any:
 
 def block_until_ready(x: Any) -> Any:
     """`x`, a pytree, when all its arrays are computed: at once, for results are always complete."""
-    for leaf in (x,) if type(x) is ArrayImpl else tree_leaves(x):
-        if type(leaf) is ArrayImpl:
+    found = [x]
+    while found:
+        y = found.pop()
+        t = type(y)
+        if t is ArrayImpl:
             continue
-        wait = getattr(leaf, "block_until_ready", None)
-        if wait is not None:
+        if t is dict:
+            found.extend(y.values())
+        elif t is tuple or t is list:
+            found.extend(y)
+        elif is_node_type(t):
+            found.extend(tree_leaves(y))
+        elif (wait := getattr(y, "block_until_ready", None)) is not None:
             wait()
     return x
 

@@ -64,6 +64,17 @@ def test_placement() -> None:
     got = tracegrad.device_get(put)
     assert type(got["a"]) is np.ndarray and not got["a"].flags.writeable
     assert tracegrad.block_until_ready(put) is put
+
+    class Waits:
+        def __init__(self) -> None:
+            self.waited = 0
+
+        def block_until_ready(self) -> None:
+            self.waited += 1
+
+    waits = Waits()
+    tree = {"a": [put, (waits, None)], "b": tracegrad.tree_util.Partial(abs, waits), "c": "no array"}
+    assert tracegrad.block_until_ready(tree) is tree and waits.waited == 2
     assert any(y is put["a"] for y in tracegrad.live_arrays())
     with pytest.raises(TypeError, match="'text'"):
         tracegrad.device_put("text")
