@@ -40,6 +40,7 @@ class Kernel:
         self.lines: list[str] = []
         self.entry: list[str] = []
         self.externals: dict[str, str] = {}
+        self.elementary: set[tuple[str, str]] = set()  # functions of `codegen.elementary` that it calls
         self.counter = 0
         self.fast = ""
         self.terminated = False
@@ -157,8 +158,9 @@ class Kernel:
         return f", !llvm.loop !{own}"
 
     @contextmanager
-    def loop(self, start: Any, stop: Any, step: int = 1, vectorize: bool = True) -> Iterator[Value]:
-        """Counts from start while below stop (above it, for a negative step); the counter is an i64."""
+    def loop(self, start: Any, stop: Any, step: int = 1, vectorize: bool = True, lanes: bool = False) -> Iterator[Value]:
+        """Counts from start while below stop (above it, for a negative step); the counter is an i64. lanes: a loop whose iterations are to be
+        the lanes of vectors, not written out before they are."""
         start, stop = self.value(start, "i64"), self.value(stop, "i64")
         head, body, done = (self.fresh(p) for p in ("head", "body", "done"))
         slot = self.var("i64", start)
@@ -176,6 +178,8 @@ class Kernel:
         properties = ['!"llvm.loop.unroll.disable"'] if self.loops_made > made or not vectorize else []
         if not vectorize:
             properties.append('!"llvm.loop.vectorize.enable", i1 false')
+        if lanes:
+            properties = ['!"llvm.loop.unroll.disable"', '!"llvm.loop.vectorize.enable", i1 true']
         self.line(f"br label %{head}{self._loop_note(properties)}")
         self.terminated = True
         self.label(done)
@@ -250,6 +254,13 @@ class Kernel:
         tail_type = f", {extra.split()[0]}" if extra else ""
         self.externals[symbol] = f"declare {t} @{symbol}({types}{tail_type})"
         return self.emit(t, f"call {fast}{t} @{symbol}({', '.join(map(repr, args))}{tail})")
+
+    def elementary_call(self, name: str, *args: Value) -> Value:
+        """An elementary function of numbers of one type, inlined."""
+        t = args[0].type
+        dtype = {"float": "f32", "double": "f64"}[t]
+        self.elementary.add((name, dtype))
+        return self.emit(t, f"call {t} @tg.{name}.{dtype}({', '.join(map(repr, args))})")
 
     def compare(self, operation: str, x: Value, y: Value) -> Value:
         """A comparison by LLVM's name, such as "fcmp ugt"."""

@@ -197,7 +197,6 @@ class Writer:
         definitions: dict[str, str] = {}
         for routine in self.function.helpers.values():
             definitions.update(routine.definitions)
-            self.elementary |= routine.elementary
             for symbol, declaration in routine.declarations.items():
                 self.declarations.setdefault(f"@{symbol}", declaration)
                 if not symbol.startswith("llvm."):
