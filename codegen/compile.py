@@ -92,23 +92,33 @@ def compile_program(
     if keep_text:
         texts["loops"] = str(function)
         texts["llvm"] = text
+    kernels = None
+    if function.helpers:  # most programs have none, and do without what is imported here
+        from tracegrad.codegen.finished import set_apart
+
+        text, kernels = set_apart(text, function.helpers.values(), target)
     size = writer.size
     level, straight_vectors = 2 if size <= CHEAP_PIPELINE else 1, size <= STRAIGHT_VECTORS
     # The number of parts depends on the program alone, so that its results are the same on every machine.
     parts = partitioned(text, min(size // PART, MOST_PARTS)) if size >= 2 * PART and not keep_text else [text]
     with _llvm:
         if len(parts) > 1:
-            code = joined(targets.compile_texts(parts, target, level, straight_vectors))
+            objects = targets.compile_texts(parts, target, level, straight_vectors)
         else:
             module = targets.parse(text)
             targets.optimize(module, target, level, straight_vectors)
             if keep_text:
                 texts["optimized"] = str(module)
                 texts["assembly"] = targets.emit_assembly(module, target)
-            code = targets.emit_object(module, target)
+                if kernels is not None:
+                    texts["optimized"] += "\n" + kernels.text
+                    texts["assembly"] += "\n" + kernels.assembly()
+            objects = [targets.emit_object(module, target)]
+    if kernels is not None:
+        objects.append(kernels.object_code())
     return CompiledObject(
         symbol,
-        code,
+        joined(objects),
         max(function.arena_size, writer.spilled),
         program.in_types,
         program.out_types,

@@ -71,6 +71,16 @@ def _module(
     return "\n".join([*out, *[_declaration(definitions[n][0]) for n in outside], *common]) + "\n"
 
 
+def without(text: str, definitions: dict[str, str]) -> tuple[str, str]:
+    """A module without some of its functions, which are declared instead, and a module of those functions."""
+    apart = []
+    for definition in definitions.values():
+        text = text.replace(definition, _declaration(definition.split("\n", 1)[0]) + "\n")
+        apart.append(definition.replace("define internal ", "define hidden ", 1))
+    attributes = [line for line in text.splitlines() if line.startswith("attributes #0 ")]
+    return text, "\n".join([*apart, *attributes]) + "\n"
+
+
 def _declaration(head: str) -> str:
     """The declaration of a function, given the first line of its definition."""
     text = head.replace("define internal ", "declare hidden ", 1).rstrip("{ ")

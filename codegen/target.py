@@ -116,19 +116,28 @@ def compile_texts(texts: Sequence[str], target: Target, level: int, straight_vec
         tm = create_machine(target)
         module = parse(text, llvm.create_context())
         optimize(module, target, level, straight_vectors, tm)
-        with ffi.OutputString() as error:
-            memory = _unlocked("LLVMPY_TargetMachineEmitToMemory")(tm, module, 1, error)
-            if not memory:
-                raise RuntimeError(str(error))
-        try:
-            return ctypes.string_at(ffi.lib.LLVMPY_GetBufferStart(memory), ffi.lib.LLVMPY_GetBufferSize(memory))
-        finally:
-            ffi.lib.LLVMPY_DisposeMemoryBuffer(memory)
+        return _emitted(module, tm)
 
     from concurrent.futures import ThreadPoolExecutor  # slow to import, and few programs are that large
 
     with ThreadPoolExecutor(min(len(texts), os.cpu_count() or 1)) as pool:
         return list(pool.map(compiled, texts))
+
+
+def compile_as_written(text: str, target: Target) -> bytes:
+    """The object code of a module that needs no optimization, in an LLVM context of its own."""
+    return _emitted(parse(text, llvm.create_context()), create_machine(target))
+
+
+def _emitted(module: Any, tm: Any) -> bytes:
+    with ffi.OutputString() as error:
+        memory = _unlocked("LLVMPY_TargetMachineEmitToMemory")(tm, module, 1, error)
+        if not memory:
+            raise RuntimeError(str(error))
+    try:
+        return ctypes.string_at(ffi.lib.LLVMPY_GetBufferStart(memory), ffi.lib.LLVMPY_GetBufferSize(memory))
+    finally:
+        ffi.lib.LLVMPY_DisposeMemoryBuffer(memory)
 
 
 def _unlocked(name: str) -> Any:

@@ -1,0 +1,389 @@
+"""The kernels of Fourier transforms of a block of lines, one line to a lane: the passes over a buffer and what goes in and out of it.
+
+A buffer holds an element after the other, each a vector of real parts and one of imaginary parts, so that all arithmetic is on whole
+vectors. The passes are those of Stockham's self-sorting algorithm (Van Loan, "Computational frameworks for the fast Fourier transform",
+1992), from one buffer to another. Lengths, strides and tables are arguments: a program holds each kernel once, whatever it transforms.
+The inverse transform is the forward one with real and imaginary parts exchanged on the way in and out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from tracegrad.codegen.fft_butterflies import Element, Vectors, transform
+from tracegrad.codegen.kernel import Kernel, Value, Variable
+
+
+class Writer:
+    """Makes the kernels for numbers of a type, as many lines at a time as a vector has lanes."""
+
+    def __init__(self, real: str, lanes: int):
+        self.real, self.lanes = real, lanes
+        self.suffix = f"{'f32' if real == 'float' else 'f64'}x{lanes}"
+
+    def _kernel(self, name: str, pointers: str, numbers: str) -> tuple[Kernel, Vectors]:
+        ins, ints = pointers.split(), numbers.split()
+        k = Kernel(f"tg_fft_{name}_{self.suffix}", dict.fromkeys(ins, "ptr") | dict.fromkeys(ints, "i64"))
+        k.attributes = "noinline "
+        return k, Vectors(k, self.real, self.lanes)
+
+    @property
+    def _element(self) -> int:
+        """Numbers to an element of a buffer."""
+        return 2 * self.lanes
+
+    # --------------------------------------------------------------------------------------------------------------- passes
+
+    def a_pass(self, radix: int, last: bool) -> Kernel:
+        """(source, target, roots, m, s): m * s butterflies. Butterfly (p, q) reads elements q + s (p + m i) and writes q + s (radix p + k),
+        multiplied by root k of row p of the table. `last`: m is 1, and all roots are."""
+        k, v = self._kernel(f"{'last' if last else 'pass'}{radix}", "source target roots", "m s")
+        k.noalias = frozenset(("source", "target", "roots"))
+        s = k["s"] * self._element
+
+        def butterfly(source: Value, target: Value, step: Value, twiddles: Callable[[], list[Element]]) -> None:
+            out = transform(v, [v.load_element(self._along(v, source, step, i)) for i in range(radix)])
+            for i, (x, w) in enumerate(zip(out, [None, *twiddles()], strict=True)):
+                v.store_element(self._along(v, target, s, i), v.times(x, w) if w else x)
+
+        if last:
+            with k.loop(0, s, self._element, vectorize=False) as q:
+                butterfly(v.at(k["source"], q), v.at(k["target"], q), s, lambda: [()] * (radix - 1))  # type: ignore[list-item]
+            return k
+        with k.loop(0, k["m"], vectorize=False) as p:
+            table = v.at(k["roots"], p * (2 * (radix - 1)))
+            source, target = v.at(k["source"], p * s), v.at(k["target"], p * s * radix)
+            with k.loop(0, s, self._element, vectorize=False) as q:
+                butterfly(
+                    v.at(source, q),
+                    v.at(target, q),
+                    s * k["m"],
+                    lambda: [v.spread_element(v.at(table, 2 * i)) for i in range(radix - 1)],
+                )
+        return k
+
+    def _along(self, v: Vectors, pointer: Value, step: Value, i: int) -> Value:
+        return v.at(pointer, step * i) if i else pointer
+
+    def looped_pass(self) -> Kernel:
+        """(source, target, roots, circle, work, radix, m, s): a pass of any odd radix, whose own roots are `circle`; its butterfly is summed
+        in loops. work: room for `radix` elements."""
+        k, v = self._kernel("pass", "source target roots circle work", "radix m s")
+        k.noalias = frozenset(("source", "target", "roots", "circle", "work"))
+        radix = k["radix"]
+        s = k["s"] * self._element
+        half = (radix - 1) >> 1
+        step = s * k["m"]
+        with k.loop(0, k["m"], vectorize=False) as p, k.loop(0, s, self._element, vectorize=False) as q:
+            source, target = v.at(k["source"], p * s + q), v.at(k["target"], p * s * radix + q)
+            table = v.at(k["roots"], p * (radix - 1) * 2 - 2)
+            first = v.load_element(source)
+            total = self._sums(k, v, first)
+            with k.loop(0, half, vectorize=False) as i:
+                x, y = v.load_element(v.at(source, step * (i + 1))), v.load_element(v.at(source, step * (radix - 1 - i)))
+                plus = v.plus(x, y)
+                place = v.at(k["work"], i * (2 * self._element))
+                v.store_element(place, plus)
+                v.store_element(v.at(place, self._element), v.minus(x, y))
+                self._add(total, plus)
+            v.store_element(target, self._get(total))
+            zero = v.const(0.0)
+            with k.loop(1, half + 1, vectorize=False) as n:
+                even, odd, exponent = self._sums(k, v, first), self._sums(k, v, (zero, zero)), k.var("i64", 0)
+                with k.loop(0, half, vectorize=False) as i:
+                    e = exponent.get() + n
+                    e = (e >= radix).select(e - radix, e)
+                    exponent.set(e)
+                    cos, sin = v.spread_element(v.at(k["circle"], e * 2))
+                    place = v.at(k["work"], i * (2 * self._element))
+                    plus, minus = v.load_element(place), v.load_element(v.at(place, self._element))
+                    self._add(even, (v.mul(plus[0], cos), v.mul(plus[1], cos)))
+                    self._add(odd, (v.mul(minus[0], sin), v.mul(minus[1], sin)))
+                u, w = self._get(even), self._get(odd)
+                low, high = (v.add(u[0], w[1]), v.sub(u[1], w[0])), (v.sub(u[0], w[1]), v.add(u[1], w[0]))
+                for index, x in ((n, low), (radix - n, high)):
+                    root = v.spread_element(v.at(table, index * 2))
+                    v.store_element(v.at(target, s * index), v.times(x, root))
+        return k
+
+    def _sums(self, k: Kernel, v: Vectors, x: Element) -> tuple[Vectors, Variable, Variable]:
+        return v, *(k.var(v.type, Value(k, v.type, part)) for part in x)  # type: ignore[return-value]
+
+    def _get(self, sums: tuple[Vectors, Variable, Variable]) -> Element:
+        return sums[1].get().ref, sums[2].get().ref
+
+    def _add(self, sums: tuple[Vectors, Variable, Variable], x: Element) -> None:
+        v = sums[0]
+        for variable, part in zip(sums[1:], x, strict=True):
+            variable.set(Value(v.k, v.type, v.add(variable.get().ref, part)))
+
+    # ------------------------------------------------------------------------------------------------------------- in and out
+
+    def load_lines(self) -> Kernel:
+        """(source, re, im, n, step, line, last): lines of n elements, `step` numbers from one to the next, that begin `line` numbers apart;
+        lanes beyond the line `last` repeat it."""
+        k, v = self._kernel("load_lines", "source re im", "n step line last")
+        lines = self._lines(k)
+        even, odd = range(0, 2 * v.lanes, 2), range(1, 2 * v.lanes, 2)
+        with k.loop(0, k["n"], vectorize=False) as j:
+            place = j * self._element
+            pairs = [k.emit(v.pair, f"load {v.pair}, ptr {p.ref}, align {v.bytes}").ref for p in lines(k["source"], j)]
+            x, y = v.joined(pairs[: v.lanes // 2]), v.joined(pairs[v.lanes // 2 :])
+            v.store(v.at(k["re"], place), v.shuffle(x, y, even))
+            v.store(v.at(k["im"], place), v.shuffle(x, y, odd))
+        return k
+
+    def store_lines(self) -> Kernel:
+        """(target, re, im, scale, n, step, line, last): the way back, times the number at `scale`."""
+        k, v = self._kernel("store_lines", "target re im scale", "n step line last")
+        lines, scale = self._lines(k), v.spread(k["scale"])
+        with k.loop(0, k["n"], vectorize=False) as j:
+            x = self._interleaved(v, j * self._element, scale)
+            for i, p in enumerate(lines(k["target"], j)):
+                half, first = divmod(2 * i, v.lanes)
+                pair = v.shuffle(x[half], x[half], (first, first + 1))
+                k.line(f"store {v.pair} {pair}, ptr {p.ref}, align {v.bytes}")
+        return k
+
+    def _lines(self, k: Kernel) -> Callable[[Value, Value], list[Value]]:
+        """What gives the addresses of element j of all lanes."""
+        steps = [(k["last"] >= lane).select(k["line"], k.value(0, "i64")) for lane in range(1, self.lanes)]
+
+        def addresses(memory: Value, j: Value) -> list[Value]:
+            found = [k.offset(memory, j * k["step"], self.real)]
+            for step in steps:
+                found.append(k.offset(found[-1], step, self.real))
+            return found
+
+        return addresses
+
+    def _interleaved(self, v: Vectors, place: Value, scale: str) -> tuple[str, str]:
+        k, n = v.k, v.lanes
+        low = [x for i in range(n // 2) for x in (i, n + i)]
+        re, im = (v.mul(v.load(v.at(k[part], place)), scale) for part in ("re", "im"))
+        return v.shuffle(re, im, low), v.shuffle(re, im, [x + n // 2 for x in low])
+
+    def load_columns(self) -> Kernel:
+        """(source, re, im, n, step, lanes): as `load_lines`, for lines side by side; fewer than a vector has lanes are left to that."""
+        k, v = self._kernel("load_columns", "source re im", "n step lanes")
+        even, odd = range(0, 2 * v.lanes, 2), range(1, 2 * v.lanes, 2)
+
+        def whole() -> None:
+            with k.loop(0, k["n"], vectorize=False) as j:
+                source, place = v.at(k["source"], j * k["step"]), j * self._element
+                x, y = v.load(source, v.bytes), v.load(v.at(source, v.lanes), v.bytes)
+                v.store(v.at(k["re"], place), v.shuffle(x, y, even))
+                v.store(v.at(k["im"], place), v.shuffle(x, y, odd))
+
+        k.if_else(k["lanes"].eq(v.lanes), whole, lambda: self._by_lines(k, "load_lines", "source re im"))
+        return k
+
+    def store_columns(self) -> Kernel:
+        """(target, re, im, scale, n, step, lanes): the way back, times the number at `scale`."""
+        k, v = self._kernel("store_columns", "target re im scale", "n step lanes")
+
+        def whole() -> None:
+            scale = v.spread(k["scale"])
+            with k.loop(0, k["n"], vectorize=False) as j:
+                target = v.at(k["target"], j * k["step"])
+                for i, x in enumerate(self._interleaved(v, j * self._element, scale)):
+                    v.store(v.at(target, i * v.lanes), x, v.bytes)
+
+        k.if_else(k["lanes"].eq(v.lanes), whole, lambda: self._by_lines(k, "store_lines", "target re im scale"))
+        return k
+
+    def _by_lines(self, k: Kernel, name: str, pointers: str) -> None:
+        arguments = [*map(k.__getitem__, pointers.split()), k["n"], k["step"], k.value(2, "i64"), k["lanes"] - 1]
+        k.line(f"call void @tg_fft_{name}_{self.suffix}({', '.join(map(repr, arguments))})")
+
+    def load_numbers(self) -> Kernel:
+        """(source, target, n, line, last): lines of n real numbers, one by one, as complex ones; as for `load_lines`."""
+        k, v = self._kernel("load_numbers", "source target", "n line last")
+        with k.loop(0, v.lanes, vectorize=False) as lane:
+            line = v.at(k["source"], (k["last"] < lane).select(k["last"], lane) * k["line"])
+            with k.loop(0, k["n"], vectorize=False) as j:
+                place = v.at(k["target"], j * self._element + lane)
+                k.line(f"store {k.load(v.at(line, j), v.scalar)!r}, ptr {place.ref}")
+                k.line(f"store {v.scalar} 0.0, ptr {v.at(place, v.lanes).ref}")
+        return k
+
+    def store_numbers(self) -> Kernel:
+        """(target, source, scale, n, line, last): real parts on the way back, times the number at `scale`."""
+        k, v = self._kernel("store_numbers", "target source scale", "n line last")
+        scale = k.load(k["scale"], v.scalar)
+        with k.loop(0, k["last"] + 1, vectorize=False) as lane:
+            line = v.at(k["target"], lane * k["line"])
+            with k.loop(0, k["n"], vectorize=False) as j:
+                x = k.load(v.at(k["source"], j * self._element + lane), v.scalar) * scale
+                k.line(f"store {x!r}, ptr {v.at(line, j).ref}")
+        return k
+
+    # ------------------------------------------------------------------------------------------------------------ real numbers
+
+    def split_real(self) -> Kernel:
+        """(source, target, roots, m): from the transform of m elements whose real and imaginary parts are the even and odd numbers
+        of a line to the m + 1 nonnegative frequencies of the line."""
+        k, v = self._kernel("split_real", "source target roots", "m")
+        k.noalias = frozenset(("source", "target", "roots"))
+        m, half = k["m"], v.const(0.5)
+        first = v.load_element(k["source"])
+        zero = v.const(0.0)
+        v.store_element(k["target"], (v.add(*first), zero))
+        v.store_element(v.at(k["target"], m * self._element), (v.sub(*first), zero))
+        with k.loop(1, (m >> 1) + 1, vectorize=False) as i:
+            low, high = i * self._element, (m - i) * self._element
+            x, y = v.load_element(v.at(k["source"], low)), v.load_element(v.at(k["source"], high))
+            even = v.mul(v.add(x[0], y[0]), half), v.mul(v.sub(x[1], y[1]), half)
+            odd = v.mul(v.add(x[1], y[1]), half), v.mul(v.sub(y[0], x[0]), half)
+            w = v.times(odd, v.spread_element(v.at(k["roots"], i * 2)))
+            v.store_element(v.at(k["target"], low), v.plus(even, w))
+            difference = v.minus(even, w)
+            v.store_element(v.at(k["target"], high), (difference[0], v.neg(difference[1])))
+        return k
+
+    def join_real(self) -> Kernel:
+        """(source, target, roots, m): the way back, for the inverse transform: twice the elements, real and imaginary parts exchanged."""
+        k, v = self._kernel("join_real", "source target roots", "m")
+        k.noalias = frozenset(("source", "target", "roots"))
+        m = k["m"]
+        x, y = v.load(k["source"]), v.load(v.at(k["source"], m * self._element))
+        v.store_element(k["target"], (v.sub(x, y), v.add(x, y)))
+        with k.loop(1, (m >> 1) + 1, vectorize=False) as i:
+            low, high = i * self._element, (m - i) * self._element
+            a, b = v.load_element(v.at(k["source"], low)), v.load_element(v.at(k["source"], high))
+            even = v.add(a[0], b[0]), v.sub(a[1], b[1])
+            difference = v.sub(a[0], b[0]), v.add(a[1], b[1])
+            cos, sin = v.spread_element(v.at(k["roots"], i * 2))
+            odd = v.times(difference, (cos, v.neg(sin)))
+            # even + i odd, and at the other frequency the conjugates: conj(even) + i conj(odd)
+            v.store_element(v.at(k["target"], low), (v.add(even[1], odd[0]), v.sub(even[0], odd[1])))
+            v.store_element(v.at(k["target"], high), (v.sub(odd[0], even[1]), v.add(even[0], odd[1])))
+        return k
+
+    def mirror(self) -> Kernel:
+        """(target, n): all frequencies of real lines, n odd, from those up to n / 2, conjugated: for the inverse transform."""
+        k, v = self._kernel("mirror", "target", "n")
+        v.store(v.at(k["target"], v.lanes), v.const(0.0))
+        with k.loop(1, (k["n"] + 1) >> 1, vectorize=False) as i:
+            place = v.at(k["target"], i * self._element)
+            x = v.load_element(place)
+            v.store_element(v.at(k["target"], (k["n"] - i) * self._element), x)
+            v.store(v.at(place, v.lanes), v.neg(x[1]))
+        return k
+
+    def clear(self) -> Kernel:
+        """(target, begin, end, step): vectors of zeros."""
+        k, v = self._kernel("clear", "target", "begin end step")
+        with k.loop(k["begin"], k["end"], vectorize=False) as i:
+            v.store(v.at(k["target"], i * k["step"]), v.const(0.0))
+        return k
+
+    # ------------------------------------------------------------------------------------------------------------ by elements
+
+    def multiply(self) -> Kernel:
+        """(re, im, target re, im, factors, n): elements times numbers of a table, one for all lines."""
+        k, v = self._kernel("multiply", "re im tre tim factors", "n")
+        with k.loop(0, k["n"], vectorize=False) as i:
+            place = i * self._element
+            x = v.load(v.at(k["re"], place)), v.load(v.at(k["im"], place))
+            y = v.times(x, v.spread_element(v.at(k["factors"], i * 2)))
+            v.store(v.at(k["tre"], place), y[0])
+            v.store(v.at(k["tim"], place), y[1])
+        return k
+
+    def powers(self) -> Kernel:
+        """(target, high, low, first, last, step, count, bits): elements i step (first + lane) for i up to count, as exponents of a root whose
+        powers are in two tables (`fft_plan.power_tables`); lanes beyond `last` repeat it, as they do when lines are read."""
+        k, v = self._kernel("powers", "target high low", "first last step count bits")
+        with k.loop(0, k["count"], vectorize=False) as i, k.loop(0, v.lanes, vectorize=False) as lane:
+            line = k["first"] + (k["last"] < lane).select(k["last"], lane)
+            exponent = i * k["step"] * line
+            above = k.emit("i64", f"lshr i64 {exponent.ref}, {k['bits'].ref}")
+            below = exponent - k.emit("i64", f"shl i64 {above.ref}, {k['bits'].ref}")
+            a, b = (k.offset(k[t], e * 2, "double") for t, e in (("high", above), ("low", below)))
+            ar, ai, br, bi = (k.load(k.offset(p, part, "double"), "double") for p in (a, b) for part in (0, 1))
+            place = v.at(k["target"], i * self._element + lane)
+            for part, x in ((0, ar * br - ai * bi), (v.lanes, ar * bi + ai * br)):
+                k.line(f"store {x.cast(v.scalar)!r}, ptr {v.at(place, part).ref}")
+        return k
+
+    def twist(self) -> Kernel:
+        """(target, fine, coarse, n, count, turns): element a count + b times fine[b] times coarse[a], lane by lane, for a up to `turns`."""
+        k, v = self._kernel("twist", "target fine coarse", "n count turns")
+        k.noalias = frozenset(("target", "fine", "coarse"))
+        count = k["count"]
+        with k.loop(0, k["turns"], vectorize=False) as turn:
+            coarse = v.load_element(v.at(k["coarse"], turn * self._element))
+            start = turn * count
+            left = k["n"] - start
+            with k.loop(0, (left < count).select(left, count), vectorize=False) as i:
+                place = v.at(k["target"], (start + i) * self._element)
+                w = v.times(coarse, v.load_element(v.at(k["fine"], i * self._element)))
+                v.store_element(place, v.times(v.load_element(place), w))
+        return k
+
+    # ------------------------------------------------------------------------------------------------- one line of real numbers
+
+    def split_line(self) -> Kernel:
+        """(source, target, high, low, m, bits, first, end): as `split_real`, for one line of interleaved numbers; frequencies from
+        first << bits to end << bits, with their mirror images, as far as there are any. The roots come from two tables."""
+        k, _ = self._kernel("split_line", "source target high low", "m bits first end")
+        k.noalias = frozenset(("source", "target"))
+        with k.if_(k["first"].eq(0)):
+            re, im = self._number(k, "source", 0)
+            self._store_number(k, "target", k.value(0, "i64"), (re + im, k.value(0.0, self.real)))
+            self._store_number(k, "target", k["m"], (re - im, k.value(0.0, self.real)))
+        with self._frequencies(k) as (i, (cos, sin)):
+            x, y = self._number(k, "source", i), self._number(k, "source", k["m"] - i)
+            even = (x[0] + y[0]) * 0.5, (x[1] - y[1]) * 0.5
+            odd = (x[1] + y[1]) * 0.5, (y[0] - x[0]) * 0.5
+            w = odd[0] * cos - odd[1] * sin, odd[0] * sin + odd[1] * cos
+            self._store_number(k, "target", i, (even[0] + w[0], even[1] + w[1]))
+            self._store_number(k, "target", k["m"] - i, (even[0] - w[0], w[1] - even[1]))
+        return k
+
+    def join_line(self) -> Kernel:
+        """(source, target, high, low, m, bits, first, end): as `join_real`, for one line of interleaved numbers."""
+        k, _ = self._kernel("join_line", "source target high low", "m bits first end")
+        k.noalias = frozenset(("source", "target"))
+        with k.if_(k["first"].eq(0)):
+            first, last = self._number(k, "source", 0)[0], self._number(k, "source", k["m"])[0]
+            self._store_number(k, "target", k.value(0, "i64"), (first - last, first + last))
+        with self._frequencies(k) as (i, (cos, sin)):
+            x, y = self._number(k, "source", i), self._number(k, "source", k["m"] - i)
+            even = x[0] + y[0], x[1] - y[1]
+            d = x[0] - y[0], x[1] + y[1]
+            odd = d[0] * cos + d[1] * sin, d[1] * cos - d[0] * sin
+            self._store_number(k, "target", i, (even[1] + odd[0], even[0] - odd[1]))
+            self._store_number(k, "target", k["m"] - i, (odd[0] - even[1], even[0] + odd[1]))
+        return k
+
+    @contextmanager
+    def _frequencies(self, k: Kernel) -> Iterator[tuple[Value, tuple[Value, Value]]]:
+        """Loops over frequencies from 1 up to m / 2, and the root that belongs to each."""
+        length = k.emit("i64", f"shl i64 1, {k['bits'].ref}")
+        most = (k["m"] >> 1) + 1
+        with k.loop(k["first"], k["end"], vectorize=False) as a:
+            start = a * length
+            high = k.offset(k["high"], a * 2, "double")
+            ar, ai = (k.load(k.offset(high, part, "double"), "double") for part in (0, 1))
+            left = most - start
+            with k.loop(a.eq(0).cast("i64"), (left < length).select(left, length)) as b:
+                low = k.offset(k["low"], b * 2, "double")
+                br, bi = (k.load(k.offset(low, part, "double"), "double") for part in (0, 1))
+                root = (ar * br - ai * bi).cast(self.real), (ar * bi + ai * br).cast(self.real)
+                yield start + b, root
+
+    def _number(self, k: Kernel, name: str, index: Any) -> tuple[Value, Value]:
+        p = k.offset(k[name], k.value(index, "i64") * 2, self.real)
+        return k.load(p, self.real), k.load(k.offset(p, 1, self.real), self.real)
+
+    def _store_number(self, k: Kernel, name: str, index: Value, x: tuple[Value, Value]) -> None:
+        p = k.offset(k[name], index * 2, self.real)
+        k.line(f"store {x[0]!r}, ptr {p.ref}")
+        k.line(f"store {x[1]!r}, ptr {k.offset(p, 1, self.real).ref}")
+
+
+__all__ = ["Writer"]
