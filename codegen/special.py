@@ -1,7 +1,7 @@
 """Native special functions: SciPy's scalar functions called by pointer, and loops for those that SciPy does not export.
 
-Everything is computed in float64 and rounded once. The functions with vectorizable code of their own (erf, erfc, erf_inv, lgamma,
-digamma, bessel_i0e, bessel_i1e) are elementary functions, not here.
+Everything is computed in float64 and rounded once. Functions computed in lanes of vectors are those of `lane_functions.py`, called by symbol;
+those with branch-free code of their own (erf, erfc, erf_inv, lgamma, digamma, bessel_i0e, bessel_i1e) are elementary functions, not here.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tracegrad.codegen import loop_ir
+from tracegrad.codegen import lane_functions, loop_ir
 from tracegrad.codegen.builder import Builder
 from tracegrad.codegen.conversions import round_half
 from tracegrad.codegen.elementwise import lazy_map, lower_as
@@ -230,8 +230,6 @@ def random_gamma_grad(k: Kernel, a: Value, x: Value) -> Value:
 
 
 FUNCTIONS: dict[str, Function] = {
-    "igamma": _scipy("gammainc"),
-    "igammac": _scipy("gammaincc"),
     "igamma_grad_a": igamma_grad_a,
     "random_gamma_grad": random_gamma_grad,
     "zeta": zeta,
@@ -283,12 +281,19 @@ def _loop(ctx: Context, eqn: Equation, only_outside: bool = False) -> View:
     if target.buffer in taken or not target.is_dense:
         target = ctx.temporary(v.type)
     ctx.before_overwrite(target.buffer)
-    routine = special_routine(eqn.primitive.name, [a.type for a in eqn.inputs], only_outside)
-    ctx.lowering.function.helpers[routine.name] = routine
+    name = eqn.primitive.name
+    scalars = [a.type.shape == () and v.type.shape != () for a in eqn.inputs]
+    if name in lane_functions.NAMES:
+        symbol = lane_functions.symbol(name, v.type.dtype, size)
+        strides = [b.const("i64", 0 if s else 1) for s in scalars]
+    else:
+        routine = special_routine(name, [a.type for a in eqn.inputs], only_outside)
+        ctx.lowering.function.helpers[routine.name] = routine
+        symbol, strides = routine.name, []
 
     def call(low: loop_ir.Value, high: loop_ir.Value) -> None:
         pointers = [b.address(s.buffer, s.offset) for s in (*sources, target)]
-        b.call(routine.name, [*pointers, low, high], reads=list(taken), writes=[target.buffer])
+        b.call(symbol, [*pointers, *strides, low, high], reads=list(taken), writes=[target.buffer])
 
     work = size * (2 if only_outside else WORK)
     count, each = tasks_of(size, work, True) if work >= PARALLEL_WORK and not b.parallel_depth else (1, size)
@@ -343,5 +348,5 @@ def lower_zeta(ctx: Context, eqn: Equation, order: float | None = None, factor: 
 
 
 _LOWERED = {"zeta": lower_zeta, "polygamma": lower_polygamma}
-for _name in FUNCTIONS:
+for _name in (*FUNCTIONS, *lane_functions.NAMES):
     getattr(ops, f"{_name}_p").define(lower=_LOWERED.get(_name, lower))

@@ -7,6 +7,7 @@
     tg.fft.d.rfft_n_even                 the inner loop of NumPy's pocketfft ufunc, f64 ("d") or f32 ("s")
     tg.fft.d.fft.data                    the datum that belongs to the loop
     tg.special.gammaln...                a function of scipy.special.cython_special, by its C name there
+    tg.lanes.igamma.float32.32           a special function of our own, compiled when it is first needed (runtime/lanes.py)
     expf, memcpy, ...                    the C library's
 
 Nothing is loaded before a program needs it: SciPy's linear algebra takes a tenth of a second to import.
@@ -215,7 +216,14 @@ def _tapes(name: str) -> int:
     return tape_memory.address(name)
 
 
+def _lanes(rest: str) -> int:
+    from tracegrad.runtime import lanes
+
+    return lanes.address(rest)
+
+
 _FINDERS = {
+    "lanes": _lanes,
     "pool": _pool,
     "blas": _blas,
     "tapes": _tapes,

@@ -436,7 +436,7 @@ def power_of(w: Writer, a: str, y: str) -> str:
     """a**y for positive finite a and finite y."""
     if w.single:
         return _power_in_double(w, a, y)
-    hi, lo = _log_in_two_parts(w, a)
+    hi, lo = log_in_two_parts(w, a)
     p = w.mul(y, hi)
     rest = w.muladd(y, lo, w.fma(y, hi, w.neg(p)))
     big = w.cmp("ogt", w.abs(p), 800.0)
@@ -475,7 +475,7 @@ def special_powers(w: Writer, x: str, y: str, power: str) -> str:
     return w.select(w.either(one, undefined), w.select(one, 1.0, NAN), power)
 
 
-def _log_in_two_parts(w: Writer, x: str) -> tuple[str, str]:
+def log_in_two_parts(w: Writer, x: str) -> tuple[str, str]:
     """log(x) as an unevaluated sum for positive finite f64 x, with a relative error of about 2^-68.
 
     log(m) = 2 s + s^3 L(s^2), with s = f / (2 + f) and its remainder, and the products split by fused multiply-adds
@@ -535,6 +535,12 @@ def _erf_near(w: Writer, a: str) -> str:
     first, *rest = table(w, "ERF")
     z = w.mul(a, a)
     return w.muladd(a, first, w.mul(w.mul(a, z), w.polynomial(z, rest)))
+
+
+@function(1)
+def erfc_scaled(w: Writer, x: str) -> str:
+    """exp(x^2) erfc(x) for 0.45 <= x <= 28 in double precision."""
+    return w.div(w.series(w.div(w.sub(x, 4.0), w.add(x, 4.0)), c.ERFC_F64), w.muladd(x, 2.0, 1.0))
 
 
 @function(1)

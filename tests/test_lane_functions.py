@@ -1,0 +1,102 @@
+"""Functions computed in lanes: every method against multiple precision or SciPy, special values, shapes, and use in loops."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scipy.special
+
+import tracegrad as tg
+import tracegrad.numpy as tnp
+from tracegrad import jit, lax
+
+mpmath = pytest.importorskip("mpmath")
+
+INF, NAN = np.inf, np.nan
+SCIPY = {"igamma": scipy.special.gammainc, "igammac": scipy.special.gammaincc}
+EDGES = [0.0, 1e-300, 1e-5, 0.5, 1.0, 3.0, 20.0, 1e3, 99999.0, 1.1e5, 1e30, INF, -1.0, -INF, NAN]
+
+
+@pytest.fixture(autouse=True)
+def double() -> None:
+    with tg.enable_x64():
+        yield
+
+
+def gamma_pair(a: float, x: float) -> tuple[mpmath.mpf, mpmath.mpf]:
+    """P and Q: the series of P in numbers of 1100 bits, so that even Q = 1 - P is exact enough."""
+    with mpmath.workprec(1100):
+        a, x = mpmath.mpf(a), mpmath.mpf(x)
+        total = term = mpmath.mpf(1)
+        n = 0
+        while term > total * mpmath.mpf(2) ** -1100:
+            n += 1
+            term *= x / (a + n)
+            total += term
+        p = total * mpmath.exp(a * mpmath.log(x) - x - mpmath.loggamma(a + 1))
+        return p, 1 - p
+
+
+def worst(name: str, got: np.ndarray, want: list[mpmath.mpf]) -> float:
+    """The largest error in units in the last place, of results that are normal numbers."""
+    errors = [0.0]
+    tiny = np.finfo(got.dtype).tiny
+    for y, exact in zip(got, want):
+        rounded = got.dtype.type(float(exact))
+        if abs(rounded) > 2 * tiny:
+            errors.append(abs(float((mpmath.mpf(float(y)) - exact) / mpmath.mpf(float(np.spacing(abs(rounded)))))))
+    return max(errors)
+
+
+def gamma_samples(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Parameters and arguments for every method: small, middling, large and close together, large and apart."""
+    r = np.random.default_rng(seed)
+    small = np.exp(r.uniform(-8, 1, n)), np.exp(r.uniform(-12, 1, n))
+    middling = r.uniform(0.1, 20, n), r.uniform(0.05, 30, n)
+    large = np.exp(r.uniform(2.7, 6, n))
+    pairs = [small, middling, (large, r.gamma(large)), (large, large * np.exp(r.normal(size=n) * 0.5))]
+    return np.concatenate([a for a, _ in pairs]), np.concatenate([x for _, x in pairs])
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [("float32", 1.0), ("float64", 25.0)])
+def test_incomplete_gamma_functions_by_every_method(dtype: str, bound: float) -> None:
+    a, x = (v.astype(dtype) for v in gamma_samples(40, 1))
+    pairs = [gamma_pair(float(p), float(q)) for p, q in zip(a, x)]
+    for j, name in enumerate(("igamma", "igammac")):
+        got = np.asarray(jit(getattr(lax, name))(a, x))
+        assert got.dtype == dtype
+        assert worst(name, got, [p[j] for p in pairs]) <= bound
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", SCIPY)
+def test_edges_are_those_of_scipy(name: str, dtype: str) -> None:
+    count = 3 if name == "regularized_incomplete_beta" else 2
+    grid = np.meshgrid(*[np.array(EDGES)] * count)
+    xs = [v.ravel().astype(dtype) for v in grid]
+    with np.errstate(all="ignore"):
+        want = SCIPY[name](*[v.astype(np.float64) for v in xs]).astype(dtype)
+    got = np.asarray(jit(getattr(lax, name))(*xs))
+    tolerance = 3e-7 if dtype == "float32" else 1e-12
+    np.testing.assert_allclose(got, want, rtol=tolerance, atol=np.finfo(dtype).tiny)
+
+
+@pytest.mark.parametrize("name", ["igamma", "igammac"])
+def test_sizes_scalars_and_half_precision(name: str) -> None:
+    """Blocks of few and of many lanes, with remainders; parameters of rank 0; dtypes computed in single precision; results in a loop."""
+    f = jit(getattr(lax, name))
+    r = np.random.default_rng(2)
+    for n in (0, 1, 7, 63, 64, 1500):
+        a, x = r.uniform(0.1, 40, n), r.uniform(0.1, 40, n)
+        np.testing.assert_allclose(f(a, x), SCIPY[name](a, x), rtol=1e-12)
+    a, x = r.uniform(0.5, 9, (70, 3)), r.uniform(0.5, 9, (70, 3))
+    np.testing.assert_allclose(jit(lambda x: getattr(lax, name)(tnp.full_like(x, 2.5), x))(x), SCIPY[name](2.5, x), rtol=1e-12)
+    np.testing.assert_allclose(f(a.T, x.T), SCIPY[name](a, x).T, rtol=1e-12)
+    for dtype, tolerance in (("float16", 1e-3), ("bfloat16", 1e-2)):
+        half = [tnp.asarray(v).astype(dtype) for v in (a, x)]
+        want = SCIPY[name](*[np.asarray(v).astype(np.float64) for v in half])
+        np.testing.assert_allclose(np.asarray(f(*half)).astype(np.float64), want, rtol=tolerance, atol=1e-6)
+    rows = jit(lambda a, x: lax.map(lambda ax: getattr(lax, name)(*ax), (a, x)))(a, x)
+    np.testing.assert_allclose(rows, SCIPY[name](a, x), rtol=1e-12)
+    big = r.uniform(0.1, 40, 40000)
+    np.testing.assert_allclose(f(big, big[::-1].copy()), SCIPY[name](big, big[::-1]), rtol=1e-12)
