@@ -149,7 +149,7 @@ def finish_body(body: Context, carry: Carry, atoms: Sequence[Atom], places: Sequ
     for group in list(body.groups.values()):
         if group.shape not in shapes and body.groups.get(group.shape) is group:
             body.flush(group)
-    todo = [(_current(f), v, is_carry) for f, v, is_carry in todo]
+    todo = [(_current(f), v, is_carry) for f, v, is_carry in todo if is_carry or not _arrives(_current(f), v)]
     results = [f for f in results if f.root.value is None]
     unsafe: set[Any] = set()
     reading = [f for f, _, _ in todo if f not in results]
@@ -198,6 +198,13 @@ def finish_body(body: Context, carry: Carry, atoms: Sequence[Atom], places: Sequ
         if scalars[k] is None:
             scalars[k] = body.elements(a)
     return flatten([e for found in scalars for e in found or ()])
+
+
+def _arrives(form: Form, place: View) -> bool:
+    """Whether a value is in its place, or will be when the nest that it waits for is emitted."""
+    if type(form) is Pending and form.root.value is None:
+        return form.root.target is not None and form.root.target.same_place(place)
+    return type(form) is View and form.same_place(place)
 
 
 def body_context(

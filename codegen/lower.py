@@ -169,18 +169,31 @@ class Context:
         form = self.value(atom) if isinstance(atom, (Var, Literal)) else atom
         if type(form) is View:
             return form
+        if isinstance(form, Lazy) and self._joins(form):
+            target = self.targets.get(atom) or self.places.get(atom) if isinstance(atom, Var) else None
+            form = self.defer(Root(form.type, form, target))
+            if isinstance(atom, Var) and self.b.scopes[-1] is self.scope:
+                self.env[atom] = form
         self.settle(form)
         if type(form) is Pending and type(form.root.value) is View:
             return form.root.value
         if type(form) is Scalars:
             view = self.spill(form)
         else:
-            target = self.targets.get(atom) if isinstance(atom, Var) else None
+            target = self.targets.get(atom) or self.places.get(atom) if isinstance(atom, Var) else None
             view = self.temporary(form.type) if target is None else target
             self.fill(view, form)
         if isinstance(atom, Var) and type(form) is not Scalars and self.b.scopes[-1] is self.scope:
             self.env[atom] = view
         return view
+
+    def _joins(self, form: Lazy) -> bool:
+        """Whether a value that is wanted in memory reads what waits in a group of its iteration space, and can be stored by the same nest."""
+        group = self.groups.get(form.type.shape)
+        if group is None or type(form) is Pending:
+            return False
+        waiting = [(leaf, how) for leaf, how in leaves_of(form).items() if type(leaf) is Root and leaf.value is None]
+        return bool(waiting) and all(leaf.group is group and how == IDENTICAL and leaf.reduction is None for leaf, how in waiting)
 
     def dense(self, atom: Atom | Form) -> View:
         view = self.view(atom)
@@ -239,6 +252,16 @@ class Context:
                 # It will be in memory anyway: nobody computes it once more meanwhile.
                 self.env[var] = place = self.places.get(var) or self.allocate(var)
                 self.fill(place, form)
+                return
+            if (
+                late
+                and var in self.places
+                and self.plan.uses[var] > 1
+                and form.cost > plan.CHEAP
+                and not self.in_registers(var.type)
+            ):
+                # Whoever reads it shares the nest that stores it, or reads it from there.
+                self.env[var] = self.defer(Root(var.type, form, self.places[var]))
                 return
             if (
                 var in self.targets

@@ -34,8 +34,28 @@ def loop_over_rows(program: Program) -> Program:
     """Gather equations that work row by row into scans without a carry, where that saves passes over memory."""
     if not any(e.primitive.name in _PASSES for e in program.equations):
         return program
-    equations = _gather(list(program.equations), program)
+    equations = _gather(_spread_apart(program), program)
     return program if equations is None else remove_dead_code(program.replace(equations=equations))
+
+
+def _spread_apart(program: Program) -> list[Equation]:
+    """The equations, with a broadcast of its own for whatever computes with the elements of one: it is no reason to write all of it to memory
+    that some of its readers are in the loop and others are not."""
+    spread = {e.outputs[0]: e for e in program.equations if _spreads(e)}
+    equations: list[Equation] = []
+    for e in program.equations:
+        if e.primitive.family in ("elementwise", "special") or e.primitive.name in _PASSES:
+            own: dict[Atom, Atom] = {a: Var(a.type, a.name) for a in e.inputs if isinstance(a, Var) and a in spread}
+            if own:
+                equations.extend([spread[a].replace(outputs=(v,)) for a, v in own.items()])  # type: ignore[index, arg-type]
+                e = e.replace(inputs=[own.get(a, a) if isinstance(a, Var) else a for a in e.inputs])
+        equations.append(e)
+    return equations
+
+
+def _spreads(e: Equation) -> bool:
+    """Whether an equation makes a large array by repeating the elements of a smaller one."""
+    return e.primitive.name == "broadcast_in_dim" and e.outputs[0].type.size > e.inputs[0].type.size
 
 
 def _gather(equations: list[Equation], program: Program) -> list[Equation] | None:
@@ -184,7 +204,7 @@ def _loop(members: list[Equation], n: int, outside: set[Var]) -> Equation | None
 
 
 def _without_last(members: list[Equation], outside: set[Var]) -> list[Equation]:
-    """Drop elementwise members that no other member reads, if what they read is outside of the loop anyway."""
+    """Drop elementwise members that no other member reads, if what they read is outside of the loop anyway, or is less."""
     members = list(members)
     while True:
         inside = {a for e in members for a in e.inputs if isinstance(a, Var)}
@@ -193,7 +213,7 @@ def _without_last(members: list[Equation], outside: set[Var]) -> list[Equation]:
             e = members[k]
             if e.primitive.name in _PASSES or any(v in inside for v in e.outputs):
                 continue
-            if all(not isinstance(a, Var) or a not in made or a in outside for a in e.inputs):
+            if _spreads(e) or all(not isinstance(a, Var) or a not in made or a in outside for a in e.inputs):
                 del members[k]
                 for a in e.inputs:
                     if isinstance(a, Var):
