@@ -1,8 +1,8 @@
 """Lowering of scan, while, cond and calls: structured control flow of the one native function.
 
 Small carries are scalars of the loop, large ones live in one buffer each. A body writes a large carry in place when nothing reads the
-old value any more, or reads it only where it writes; else into a second buffer that is copied back. A scan reads its slices where
-they are in the array scanned over, and writes its outputs where they are to be.
+old value any more, or reads it only where it writes; else into a second buffer, and the two change places (`turns.py`). A scan reads its
+slices where they are in the array scanned over, and writes its outputs where they are to be.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ import numpy as np
 
 from tracegrad.codegen.builder import Loop
 from tracegrad.codegen.elementwise import waits
-from tracegrad.codegen.loop_ir import Index, Value
+from tracegrad.codegen.loop_ir import Buffer, Index, Value
 from tracegrad.codegen.nests import PARALLEL_WORK, Group, tasks_of
 from tracegrad.codegen.plan import COSTS
 from tracegrad.codegen.reductions import as_lazy, flatten, unflatten
 from tracegrad.codegen.tape_memory import releasing
+from tracegrad.codegen.turns import exchange, may_move
 from tracegrad.codegen.values import (
     IDENTICAL,
     INVARIANT,
@@ -71,10 +72,16 @@ def loop_operand(ctx: Context, atom: Atom) -> Form:
 
 
 class Carry:
-    """The carried values of a loop: scalars for small ones, a buffer for each large one, apart from what the loop is `reading`."""
+    """The carried values of a loop: scalars for small ones, a buffer for each large one, apart from what the loop is `reading`.
 
-    def __init__(self, ctx: Context, atoms: Sequence[Atom], outs: Sequence[Var], reading: set[Any]):
+    moves: of the buffers that a turn leaves for others, where the next value is; made: the statements that write the first values.
+    """
+
+    def __init__(self, ctx: Context, atoms: Sequence[Atom], outs: Sequence[Var], reading: set[Any], may_move: bool = False):
         self.ctx = ctx
+        self.may_move = may_move
+        self.moves: dict[Buffer, Buffer] = {}
+        self.made: dict[Buffer, list[Any]] = {}
         self.types = [a.type for a in atoms]
         self.views: list[View | None] = []
         self.first: list[Scalar] = []
@@ -89,12 +96,14 @@ class Carry:
                 self.first.extend(found)
                 self.counts.append(len(found))
                 continue
+            before = len(ctx.b.scopes[-1].items)
             view = ctx.own(atom, out)
             if view.buffer in taken:  # two carries that start as one array, or one as part of an array that is read
                 copy = ctx.temporary(atom.type)
                 ctx.fill(copy, view)
                 view = copy
             taken.add(view.buffer)
+            self.made[view.buffer] = ctx.b.scopes[-1].items[before:]
             self.views.append(view)
             self.counts.append(0)
         ctx.flush_all()
@@ -132,6 +141,13 @@ def finish_body(body: Context, carry: Carry, atoms: Sequence[Atom], places: Sequ
     wanted = [(body.value(a), v, k < n) for k, (a, v) in enumerate(zip(atoms, views)) if v is not None]
     todo = [(f, v, is_carry) for f, v, is_carry in wanted if not (type(f) is View and f.same_place(v))]
     changing = {v.buffer: v for _, v, is_carry in todo if is_carry}
+    block = body.b.scopes[-1].items
+    moves = carry.moves
+    for form, view, is_carry in todo:  # what lies in memory of its own may stay there
+        if is_carry and type(form) is View and form.buffer not in moves.values() and may_move(carry, view, form, block):
+            if form.buffer in changing or form.buffer not in carry.buffers:
+                moves[view.buffer] = form.buffer
+    todo = [(f, v, is_carry) for f, v, is_carry in todo if not (is_carry and v.buffer in moves)]
     # Scalars read from memory that is about to change are read first; those that a waiting reduction gives, after its nest.
     scalars: list[list[Scalar] | None] = []
     small = [a for a, v, t in zip(carried, carry.views, carry.types) if v is None and t.size]
@@ -151,7 +167,7 @@ def finish_body(body: Context, carry: Carry, atoms: Sequence[Atom], places: Sequ
             body.flush(group)
     todo = [(_current(f), v, is_carry) for f, v, is_carry in todo if is_carry or not _arrives(_current(f), v)]
     results = [f for f in results if f.root.value is None]
-    unsafe: set[Any] = set()
+    unsafe: set[Any] = {x for x in moves.values() if x in changing}
     reading = [f for f, _, _ in todo if f not in results]
     reading.extend(r.lazy for g in body.groups.values() for r in g.roots)
     for form in reading:
@@ -159,15 +175,25 @@ def finish_body(body: Context, carry: Carry, atoms: Sequence[Atom], places: Sequ
             other = changing.get(leaf)
             if other is not None and (how != IDENTICAL or form.type.shape != other.type.shape):
                 unsafe.add(leaf)
-    after: list[tuple[View, Form]] = []
+    after: list[tuple[Buffer, View, Form]] = []  # the carry's memory, where it was to be, what it is
+    guests: dict[Buffer, Buffer] = {}  # memory that other carries have given up, and whose next value it takes
+    given_up = moves.keys() - moves.values() - unsafe
+    left_over = [v for v in carry.views if v is not None and v.buffer in given_up]
     for k, (form, view, is_carry) in enumerate(todo):
         if form in results:
-            after.append((view, form))
+            after.append((view.buffer, view, form))
             continue
         target = view
         if is_carry and view.buffer in unsafe:
-            target = body.temporary(view.type)
-            after.append((view, target))
+            place = next((v for v in left_over if may_move(carry, view, v, block)), None)
+            if place is not None:
+                left_over.remove(place)
+                target = View(view.type, place.buffer, 0, dense_strides(view.type.shape))
+                moves[view.buffer] = place.buffer
+                guests[place.buffer] = view.buffer
+            else:
+                target = body.temporary(view.type)
+                after.append((view.buffer, view, target))
         if type(form) is Scalars or (type(form) is View and form.is_dense and form.buffer not in changing):
             if not (is_carry and view.buffer in unsafe) and not any(
                 view.buffer in leaves_of(f) for f in reading if f is not form
@@ -186,14 +212,26 @@ def finish_body(body: Context, carry: Carry, atoms: Sequence[Atom], places: Sequ
                 left = {leaf for f, _, _ in todo[k:] if f not in results for leaf in leaves_of(f)}
                 for r in found.roots:
                     if r.target is not None and r.target.buffer in changing and r.target.buffer in left:
-                        after.append((r.target, body.temporary(r.type)))
-                        r.target = after[-1][1]
+                        place = body.temporary(r.type)
+                        after.append((guests.get(r.target.buffer, r.target.buffer), r.target, place))
+                        r.target = place
                 body.flush(found)
             found = body.groups[shape] = Group(shape, body)
         found.add(root)
     body.flush_all()
-    for view, form in after:
-        body.fill(view, _current(form))
+    for buffer, view, form in after:
+        form = _current(form)
+        kept = view.buffer in moves.values() and view.buffer not in guests  # for another carry
+        if kept and type(form) is not View:
+            form = body.view(form)
+        if type(form) is View and form.buffer not in moves.values() and may_move(carry, view, form, block):
+            moves[buffer] = form.buffer
+        elif kept:
+            place = body.temporary(view.type)
+            body.fill(place, form)
+            moves[buffer] = place.buffer
+        else:
+            body.fill(view, form)
     for k, a in enumerate(small):
         if scalars[k] is None:
             scalars[k] = body.elements(a)
@@ -238,7 +276,7 @@ def lower_scan(ctx: Context, eqn: Equation) -> None:
     stacked = [v if v.is_dense else ctx.temporary(v.type) for v in stacked]
     for place in stacked:
         ctx.before_overwrite(place.buffer)
-    carry = Carry(ctx, carry_atoms, outs[:n], buffers_read(consts) | buffers_read(xs))
+    carry = Carry(ctx, carry_atoms, outs[:n], buffers_read(consts) | buffers_read(xs), may_move=True)
     if length == 0:
         define_carry(ctx, carry, outs[:n], carry.inits)
         for v, view in zip(outs[n:], stacked):
@@ -275,6 +313,7 @@ def lower_scan(ctx: Context, eqn: Equation) -> None:
         return
     with b.loop(0, length, carry=carry.inits, name="t") as loop:
         iteration(loop)
+    exchange(ctx, carry, loop.statement, length)
     define_carry(ctx, carry, outs[:n], loop.results)
     for v, view in zip(outs[n:], stacked):
         b.touch(view.buffer)
@@ -330,7 +369,7 @@ def lower_while(ctx: Context, eqn: Equation) -> None:
     cond_consts = [loop_operand(ctx, a) for a in cond_atoms]
     body_consts = [loop_operand(ctx, a) for a in body_atoms]
     kept = buffers_read(cond_consts) | buffers_read(body_consts)
-    carry = Carry(ctx, carry_atoms, eqn.outputs, kept)
+    carry = Carry(ctx, carry_atoms, eqn.outputs, kept, may_move=True)
 
     def head(params: list[Value]) -> Value:
         release = releasing(ctx.lowering, p, "cond")
@@ -350,6 +389,7 @@ def lower_while(ctx: Context, eqn: Equation) -> None:
         return yields
 
     results = b.while_loop(carry.inits, head, body)
+    exchange(ctx, carry, b.scopes[-1].items[-1], None)
     define_carry(ctx, carry, eqn.outputs, results)
 
 

@@ -176,12 +176,12 @@ class Buffer:
     """Memory that loops read and write: an array given or returned, a constant, or a temporary in the arena.
 
     kind: "input", "output", "constant", "slots" (the words behind the constants' addresses), "region" (the word behind the outputs'
-        addresses), "temp", or memory outside of all of these, of tapes, whose address is a value, `address`: "pointer" while it is
-        written, "tape" when it is only read any more.
+        addresses), "temp", or memory whose address is a value, `address`: "pointer" or, when it is only read any more, "tape". That is
+        memory outside of all of these, of tapes, or it is one of the buffers `behind` it.
     position: which input, output or constant; for a temporary, its offset in the arena once that is planned.
     """
 
-    __slots__ = ("name", "kind", "position", "dtype", "size", "address", "version", "spare", "stride", "tasks", "home")
+    __slots__ = ("name", "kind", "position", "dtype", "size", "address", "version", "spare", "stride", "tasks", "home", "behind")
 
     def __init__(self, name: str, kind: str, position: int, dtype: np.dtype, size: int, address: Value | None = None):
         self.name = name
@@ -194,6 +194,7 @@ class Buffer:
         self.tasks = 1  # a temporary inside of parallel tasks has a place for each, `stride` bytes apart
         self.stride = 0
         self.spare = False  # an input that was given up by its owner, and may be overwritten
+        self.behind: frozenset[Buffer] = frozenset()  # what may lie at an address that a loop exchanges
         self.home: Buffer | None = None  # the input or output in whose memory it lies, while that is not in use itself
 
     @property
@@ -355,7 +356,7 @@ Statement = Value | Store | For | Parallel | While | Switch | Call | Alloc | Cop
 class Function:
     """A whole program at the loop level."""
 
-    __slots__ = ("name", "buffers", "body", "arena_size", "helpers", "returns_tapes", "pointwise", "over")
+    __slots__ = ("name", "buffers", "body", "arena_size", "helpers", "returns_tapes", "pointwise", "over", "exchanged")
 
     def __init__(self, name: str):
         self.name = name
@@ -369,6 +370,8 @@ class Function:
         statement."""
         self.over: dict[Buffer, Buffer] = {}
         """Of buffers that are written over another one, that one. Known once memory is planned."""
+        self.exchanged: dict[Any, list[tuple[tuple[Buffer, ...], Buffer | None]]] = {}
+        """Of loops: the buffers that change places after every turn, and an argument that takes part in the first."""
 
     def __str__(self) -> str:
         from tracegrad.codegen.loop_text import function_text

@@ -96,6 +96,8 @@ class _Plan:
         self.depth[thing] = len(self.loops)
 
     def _use(self, b: Buffer) -> None:
+        for other in b.behind:
+            self._use(other)
         self.first.setdefault(b, self.clock)
         if b in self.begin:
             self.end[b] = self.clock

@@ -270,6 +270,13 @@ def _memory(made: Annotated, node: Node, statements: list[Any]) -> tuple[list[st
     both = [b.name for b in written if b in read and node.kind == "nest"]
     if both:
         notes[f"updates {_listed(both)} where {'it lies' if len(both) == 1 else 'they lie'}"] = None
+    left = set()
+    for s in node.statements:
+        for buffers, source in made.function.exchanged.get(s, ()):
+            notes[f"{' and '.join([x.name for x in buffers])} change places after every turn, and nothing is copied"] = None
+            if source is not None:
+                notes[f"the first turn reads {source.name} where it lies"] = None
+                left.add("it is an argument, which the caller keeps" if source.kind == "input" else "it is a constant")
     for b in written:
         old = made.function.over.get(b)
         if old in read:
@@ -281,6 +288,8 @@ def _memory(made: Annotated, node: Node, statements: list[Any]) -> tuple[list[st
             notes[f"{'copied' if node.kind == 'copy' else 'written to memory'} because {why}"] = None
     for e in node.equations if node.kind != "copy" else ():
         for in_place, why in made.builder.updates.get(e, ()):
+            if why in left:
+                continue
             notes[f"{e.primitive.name} {'in place' if in_place else 'on a copy'}: {why}"] = None
     return [b.name for b in read], [b.name for b in written], list(notes)
 

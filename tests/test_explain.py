@@ -124,6 +124,17 @@ def test_what_is_written_over_says_so():
     assert "writes out0 over t1, which is not read any more" in table[-1].memory
 
 
+def test_loops_say_what_changes_places():
+    def heat(x):
+        return lax.fori_loop(0, 10, lambda i, u: np.pad(0.5 * u[1:-1] + 0.25 * (u[:-2] + u[2:]), 1), x)
+
+    table = explained(heat, np.ones(5000))
+    assert not any(k.kind == "copy" for k in table)
+    notes = "; ".join(next(k for k in table if k.kind == "loop").memory)
+    assert "out0 and t1 change places after every turn" in notes and "the first turn reads in0 where it lies" in notes
+    assert "on a copy" not in notes
+
+
 def test_large_loops_say_their_tasks():
     (kernel,) = explained(lambda x: np.sin(x) * 2.0, np.ones(4_000_000))
     assert kernel.tasks > 1 and kernel.flops == 8_000_000 and kernel.stores == 16_000_000
