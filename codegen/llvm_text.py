@@ -680,6 +680,10 @@ _ELSEWHERE = ("pointer", "tape")
 
 def _apart(a: Buffer, b: Buffer) -> bool:
     """Whether two buffers never share a byte."""
+    if a is b:
+        return False
+    if a.behind or b.behind:
+        return all([_apart(x, y) for x in a.behind or (a,) for y in b.behind or (b,)])
     if a.kind in _ELSEWHERE or b.kind in _ELSEWHERE:
         return not (a.kind in _ELSEWHERE and b.kind in _ELSEWHERE)
     if a.home is not None or b.home is not None:
