@@ -6,6 +6,7 @@ External functions are known by symbols (`tg.lapack.dpotrf`), which the runtime 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from tracegrad.codegen.kernel import Kernel
+from tracegrad.ir.types import ArrayType
 
 THREADS = "tg.threads.set"
 """`int (int)`: sets how many threads BLAS uses, and gives the old number."""
@@ -88,8 +90,12 @@ class Routine:
         self.scratch = scratch
 
 
-def lower_by(make: Callable[..., Routine]) -> Callable[[Any, Any], Any]:
-    """The lowering rule of a primitive whose whole work is a routine: `make(*in_types, **params)` gives it."""
+def lower_by(make: Callable[..., Routine], core: int | None = None) -> Callable[[Any, Any], Any]:
+    """The lowering rule of a primitive whose whole work is a routine: `make(*in_types, **params)` gives it.
+
+    core: where all operands and results are batches of examples, how many of the first operand's dimensions are those of one
+    example. Batches with enough work are cut into tasks.
+    """
 
     def lower(ctx: Any, eqn: Any) -> None:
         types = [a.type for a in eqn.inputs]
@@ -102,13 +108,51 @@ def lower_by(make: Callable[..., Routine]) -> Callable[[Any, Any], Any]:
             for v, value in zip(eqn.outputs, values, strict=True):
                 ctx.define(v, ctx.constant(value, v.type))
         else:
-            call_routine(ctx, make(*types, **eqn.params), eqn.inputs, eqn.outputs)
+            examples, each = _cut(ctx, types, core) if core else (1, 1)
+
+            def part(count: int) -> Routine:
+                lead = len(types[0].shape) - (core or 0)
+                cut = [t.update(shape=(count, *t.shape[lead:])) for t in types] if each < examples else types
+                return make(*cut, **eqn.params)
+
+            call_in_tasks(ctx, part, examples, each, eqn.inputs, eqn.outputs)
 
     return lower
 
 
+def _cut(ctx: Any, types: Sequence[ArrayType], core: int) -> tuple[int, int]:
+    """(examples, how many of them a task takes)."""
+    shape = types[0].shape
+    examples = math.prod(shape[: len(shape) - core])
+    work = max([t.size for t in types]) * (shape[-1] if core > 1 else 10)
+    whole = work < PARALLEL_WORK or ctx.b.parallel_depth or max(shape[-core:]) >= THREADED_SIZE
+    return examples, examples if whole else -(-examples // TASKS)
+
+
+PARALLEL_WORK = 300_000
+"""Batches that take about so many operations are cut into tasks,"""
+TASKS = 8
+"""at most so many of them: how many does not depend on the number of threads, for what is computed together may round together."""
+
+
 def call_routine(ctx: Any, routine: Routine, inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
     """Call a routine on dense memory, and define the outputs."""
+    call_in_tasks(ctx, lambda count: routine, 1, 1, inputs, outputs)
+
+
+def call_in_tasks(
+    ctx: Any,
+    part: Callable[[int], Routine],
+    examples: int,
+    each: int,
+    inputs: Sequence[Any],
+    outputs: Sequence[Any],
+    steps: Sequence[int] | None = None,
+) -> None:
+    """Call the routines `part(count)` on runs of `each` of so many examples, as tasks if there are several runs, and define the outputs.
+
+    steps: how far apart the examples lie in each operand and result, in elements; by default as far as they are large.
+    """
     b = ctx.b
     sources = [ctx.dense(a) for a in inputs]
     taken = {s.buffer for s in sources}
@@ -120,14 +164,35 @@ def call_routine(ctx: Any, routine: Routine, inputs: Sequence[Any], outputs: Seq
         ctx.before_overwrite(target.buffer)
         taken.add(target.buffer)
         targets.append(target)
-    scratch = b.temporary(np.uint8, max(routine.scratch, 64))
-    ctx.lowering.function.helpers[routine.name] = routine
+    runs = -(-examples // each)
+    sizes = (each, examples - (runs - 1) * each)
+    routines = {count: part(count) for count in sizes}
+    room = max([routine.scratch for routine in routines.values()] + [64])
+    room += -room % 64  # tasks that share lines of a cache wait for each other
+    scratch = b.temporary(np.uint8, room * runs)
+    views = [*sources, *targets]
+    steps = [v.type.size // examples for v in views] if steps is None else steps
 
-    def pointer(view: Any) -> Any:
-        return b.address(view.buffer, view.offset * (2 if view.type.dtype.kind == "c" else 1))
+    def call(routine: Routine, task: Any) -> tuple[()]:
+        ctx.lowering.function.helpers[routine.name] = routine
+        starts = [(v.offset + task * (each * step)) * (2 if v.type.dtype.kind == "c" else 1) for v, step in zip(views, steps, strict=True)]
+        arguments = [b.address(v.buffer, start) for v, start in zip(views, starts, strict=True)]
+        b.call(
+            routine.name,
+            [*arguments, b.address(scratch, task * room)],
+            reads=[s.buffer for s in sources],
+            writes=[*[t.buffer for t in targets], scratch],
+        )
+        return ()
 
-    arguments = [*map(pointer, sources), *map(pointer, targets), b.address(scratch)]
-    reads, writes = [s.buffer for s in sources], [*[t.buffer for t in targets], scratch]
-    b.call(routine.name, arguments, reads=reads, writes=writes)
+    if runs == 1:
+        call(routines[examples], 0)
+    else:
+        with b.parallel(runs, frozenset((*[t.buffer for t in targets], scratch))) as task:
+            if sizes[0] == sizes[1]:
+                call(routines[each], task)
+            else:
+                last = b.op("icmp", "i1", b.index(task), b.const("i64", runs - 1), attr="eq")
+                b.switch(last, [lambda: call(routines[sizes[1]], task), lambda: call(routines[each], task)])
     for v, target in zip(outputs, targets, strict=True):
         ctx.define(v, target)

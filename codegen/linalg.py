@@ -27,7 +27,7 @@ from tracegrad.codegen.lapack import (
     transpose,
     vector_of,
 )
-from tracegrad.codegen.library import THREADED_SIZE, Routine, blas_symbol, lapack_symbol, lower_by, threads_for
+from tracegrad.codegen.library import THREADED_SIZE, Routine, blas_symbol, call_in_tasks, lapack_symbol, lower_by, threads_for
 from tracegrad.codegen.spectral import eig_routine, eigh_routine, schur_routine, svd_routine
 from tracegrad.ir import linalg as ops
 from tracegrad.ir.types import ArrayType
@@ -229,19 +229,23 @@ def triangular_solve_routine(
     transpose_a: bool,
     conjugate_a: bool,
     unit_diagonal: bool,
+    leading: int | None = None,
 ) -> Routine:
+    """leading: for one of several tasks that solve parts of a problem, how far apart the rows of the whole right-hand side lie."""
     batch, n, dtype = batch_size(b.shape), a.shape[-1], b.dtype
     rows, columns = b.shape[-2:]
     conjugate = conjugate_a and dtype.kind == "c"
     flags = "".join("01"[flag] for flag in (left_side, lower, transpose_a, conjugate, unit_diagonal))
-    k = start("triangular_solve", 2, 1, dtype, batch, rows, columns, flags)
+    part = () if leading is None else (f"of{leading}",)
+    k = start("triangular_solve", 2, 1, dtype, batch, rows, columns, flags, *part)
     # x op(a) = b is op(a)^T x^T = b^T
     flipped = transpose_a == left_side
     effective_lower = lower != flipped
     others = columns if left_side else rows
     needs_copy = n > LOOPED and conjugate and not transpose_a
     (conjugated,), scratch = scratch_buffers(k, [(dtype, n * n if needs_copy else 0)])
-    with threads_for(k, n if n > LOOPED else THREADED_SIZE), k.loop(0, batch) as i:
+    threads = 0 if leading is not None else n if n > LOOPED else THREADED_SIZE
+    with threads_for(k, threads), k.loop(0, batch) as i:
         matrix, side = matrix_of(k, k["in0"], dtype, i, n, n), matrix_of(k, k["in1"], dtype, i, rows, columns)
         out = matrix_of(k, k["out0"], dtype, i, rows, columns)
 
@@ -257,14 +261,45 @@ def triangular_solve_routine(
             copy_elements(k, side, out, rows * columns)
             _solve_loops(k, element, out.shifted((0, 0), strides), n, others, effective_lower, unit_diagonal)
         else:
-            copy_elements(k, side, out, rows * columns)
+            if leading in (None, columns):
+                copy_elements(k, side, out, rows * columns)
+            else:
+                side, out = (k.array(k[name], dtype, (leading, 1)) for name in ("in1", "out0"))
+                with k.loop(0, rows) as r, k.loop(0, columns) as c:
+                    out[r, c] = side[r, c]
             if needs_copy:
                 flat, copy = Buffer(k, matrix.pointer, dtype, (1,)), conjugated
                 with k.loop(0, n * n) as j:
                     copy[j] = flat[j].conj()
                 matrix = copy
-            _solve_blas(k, matrix, out, n, rows, columns, left_side, lower, transpose_a, conjugate, unit_diagonal)
+            _solve_blas(k, matrix, out, n, rows, columns, leading or columns, left_side, lower, transpose_a, conjugate, unit_diagonal)
     return Routine(k, scratch)
+
+
+PARALLEL_SOLVE = 1_500_000
+"""Triangular systems that take so many multiplications are cut into tasks with some of the right-hand sides each."""
+
+
+def _lower_triangular_solve(ctx: Any, eqn: Any) -> None:
+    """Many right-hand sides of one matrix are cut into tasks; batches are, as those of other routines."""
+    a, b = (x.type for x in eqn.inputs)
+    n, left = a.shape[-1], eqn.params["left_side"]
+    rows, columns = b.shape[-2:]
+    others = columns if left else rows
+    if batch_size(b.shape) != 1 or n <= LOOPED or n * n * others < PARALLEL_SOLVE or others < 64 or ctx.b.parallel_depth:
+        _lower_batches_of_solves(ctx, eqn)
+        return
+    tasks = 4 if n * n * others < 200_000_000 else 8
+
+    def part(count: int) -> Routine:
+        some = b.update(shape=(n, count) if left else (count, n))
+        return triangular_solve_routine(a.update(shape=(n, n)), some, **eqn.params, leading=columns)
+
+    step = 1 if left else n
+    call_in_tasks(ctx, part, others, -(-others // (16 * tasks)) * 16, eqn.inputs, eqn.outputs, (0, step, step))
+
+
+_lower_batches_of_solves = lower_by(triangular_solve_routine, core=2)
 
 
 def _solve_unrolled(
@@ -321,6 +356,7 @@ def _solve_blas(
     n: int,
     rows: int,
     columns: int,
+    leading: int,
     left_side: bool,
     lower: bool,
     transpose_a: bool,
@@ -332,7 +368,7 @@ def _solve_blas(
     trans = ("C" if conjugate else "T") if transpose_a else "N"
     uplo, diag = ("U" if lower else "L"), ("U" if unit_diagonal else "N")
     size = f.integer(n)
-    if (columns if left_side else rows) == 1:
+    if (columns if left_side else rows) == 1 and leading == columns:
         # a single right-hand side: op(a)^T from the right of a row is op(a) from the left of a column
         letter = {"N": "T", "T": "N"}.get(trans) if left_side else trans
         if letter is not None:
@@ -349,8 +385,7 @@ def _solve_blas(
             k.call(blas_symbol("trsv", x.dtype), arguments)
             return
     arguments = [f.character("R" if left_side else "L"), f.character(uplo), f.character(trans), f.character(diag)]
-    leading = f.integer(columns)
-    arguments += [leading, f.integer(rows), f.one(x.dtype), a.pointer, size, x.pointer, leading]
+    arguments += [f.integer(columns), f.integer(rows), f.one(x.dtype), a.pointer, size, x.pointer, f.integer(leading)]
     k.call(blas_symbol("trsm", x.dtype), arguments)
 
 
@@ -439,9 +474,9 @@ for _primitive, _routine in (
     (ops.eigh_p, eigh_routine),
     (ops.eig_p, eig_routine),
     (ops.svd_p, svd_routine),
-    (ops.triangular_solve_p, triangular_solve_routine),
     (ops.schur_p, schur_routine),
-    (ops.tridiagonal_solve_p, tridiagonal_solve_routine),
     (ops.householder_product_p, householder_product_routine),
 ):
-    _primitive.define(lower=lower_by(_routine))
+    _primitive.define(lower=lower_by(_routine, core=2))
+ops.tridiagonal_solve_p.define(lower=lower_by(tridiagonal_solve_routine, core=1))
+ops.triangular_solve_p.define(lower=_lower_triangular_solve)

@@ -1,0 +1,78 @@
+"""Batches of matrices, and many right-hand sides of one, are cut into tasks: the results are those of the whole."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tracegrad.numpy as jnp
+from tracegrad import jit, lax, vmap
+from tracegrad.experimental import enable_x64
+
+linalg = jnp.linalg
+
+
+def tasks(f: Callable[..., Any], *args: Any) -> int:
+    """Into how many tasks the parallel regions of the compiled function are cut, at most."""
+    return max([int(n) for n in re.findall(r"parallel \S+ in 0\.\.(\d+)", jit(f).lower(*args).loops)], default=1)
+
+
+BATCHES: dict[str, Callable[[Any], Any]] = {
+    "cholesky": lambda a: linalg.cholesky(a @ a.mT + a.shape[-1] * jnp.eye(a.shape[-1])),
+    "lu": lambda a: lax.linalg.lu(a)[0],
+    "pivots": lambda a: lax.linalg.lu(a)[2],
+    "qr": lambda a: linalg.qr(a)[0],
+    "eigh": lambda a: linalg.eigh(a + a.mT)[0],
+    "eig": lambda a: linalg.eig(a)[0],
+    "svd": lambda a: linalg.svd(a, compute_uv=False),
+    "schur": lambda a: lax.linalg.schur(a)[0],
+    "solve": lambda a: lax.linalg.triangular_solve(a, 2 * a, left_side=True, lower=True),
+    "tridiagonal": lambda a: lax.linalg.tridiagonal_solve(a[..., 0, :], a[..., 1, :] + 8, a[..., 2, :], a),
+}
+
+
+@pytest.mark.parametrize("name", BATCHES)
+def test_a_batch_in_tasks_is_its_examples(name: str) -> None:
+    f = BATCHES[name]
+    n = 20
+    examples = np.random.default_rng(0).normal(size=(60 if name != "tridiagonal" else 100, n, n))
+    with enable_x64():
+        batched = jit(f)(examples)
+        alone = jit(f)
+        np.testing.assert_allclose(batched, [alone(x) for x in examples], rtol=1e-9, atol=1e-9)
+        assert tasks(f, examples) > 1
+        few = examples[:1]
+        np.testing.assert_allclose(jit(vmap(f))(few)[0], alone(few[0]), rtol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", (np.float32, np.complex128), ids=str)
+@pytest.mark.parametrize("left_side", (True, False))
+@pytest.mark.parametrize("others", (64, 257, 321), ids=str)
+def test_right_hand_sides_in_tasks(dtype: Any, left_side: bool, others: int) -> None:
+    """The last task may have a single right-hand side, which lies among those of others."""
+    r = np.random.default_rng(1)
+    n = 160
+    with enable_x64():
+        a = (r.normal(size=(n, n)) / n + 2 * np.eye(n) + (1j * r.normal(size=(n, n)) / n if dtype == np.complex128 else 0)).astype(dtype)
+        b = r.normal(size=(n, others) if left_side else (others, n)).astype(dtype)
+        for transpose, conjugate in ((False, False), (True, False), (False, True), (True, True)):
+
+            def solve(a: Any, b: Any, transpose: bool = transpose, conjugate: bool = conjugate) -> Any:
+                return lax.linalg.triangular_solve(
+                    a, b, left_side=left_side, lower=True, transpose_a=transpose, conjugate_a=conjugate
+                )
+
+            x = np.asarray(jit(solve)(a, b))
+            op = np.tril(a).conj() if conjugate else np.tril(a)
+            op = op.T if transpose else op
+            np.testing.assert_allclose(op @ x if left_side else x @ op, b, rtol=1e-3, atol=1e-4 if dtype == np.float32 else 1e-11)
+            assert tasks(solve, a, b) == 4
+
+
+def test_what_takes_no_time_is_not_cut() -> None:
+    assert tasks(linalg.cholesky, np.eye(3, dtype=np.float32)[None].repeat(50, 0)) == 1
+    assert tasks(linalg.inv, np.eye(40, dtype=np.float32)) == 1
