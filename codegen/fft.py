@@ -36,6 +36,7 @@ from tracegrad.codegen.fft_plan import (
 from tracegrad.codegen.finished import FinishedRoutine
 from tracegrad.codegen.library import Routine, lower_by
 from tracegrad.codegen.loop_ir import Buffer, Index, Value
+from tracegrad.codegen.values import View, dense_strides
 from tracegrad.ir.fft import fft_p
 from tracegrad.ir.types import ArrayType
 
@@ -47,14 +48,9 @@ CACHED_BYTES = 1 << 19
 """Pieces of an array up to this size are transformed along all their axes before the next one."""
 
 
-_HELPERS = {"load_columns": "load_lines", "store_columns": "store_lines"}
-
-
 @lru_cache(maxsize=256)
 def _kernel(real: str, lanes: int, name: str, *variant: Any) -> Routine:
-    writer = Writer(real, lanes)
-    needed = _HELPERS.get(name)
-    return FinishedRoutine(getattr(writer, name)(*variant), 0, [getattr(writer, needed)()] if needed else ())
+    return FinishedRoutine(getattr(Writer(real, lanes), name)(*variant))
 
 
 class _Place:
@@ -215,10 +211,19 @@ class _Transforms:
         """Block number `block` of the lines across a matrix of n rows of `inner` elements."""
         first = block * self.lanes
         lanes, offset = self.rest(inner, first, self.lanes), first * 2
-        self.call("load_columns", (), (source + offset, *self.parts(work.first, inverse)), (n, 2 * inner, lanes), 6)
+        self.call(
+            "load_columns",
+            (),
+            (source + offset, *self.parts(work.first, inverse), source + offset + self.element),
+            (n, 2 * inner, lanes),
+            6,
+        )
         done, _ = self.passes(n, work.first, work.second, work)
         places = (target + offset, *self.parts(done, inverse), self.scale(scale))
         self.call("store_columns", (), places, (n, 2 * inner, lanes), 1, 2 * n)
+
+    def load_lines(self, source: _Place, parts: tuple[_Place, _Place], n: int, line: int, last: Any) -> None:
+        self.call("load_lines", (n % (self.lanes // 2) > 0,), (source, *parts, source + self.lanes * line), (n, line, last), 6)
 
     def rows(self, kind: str, source: _Place, target: _Place, n: int, lines: int, block: Index, work: _Work) -> None:
         """Block number `block` of consecutive lines of n elements, or of n numbers on the real side."""
@@ -232,7 +237,7 @@ class _Transforms:
         if kind == "rfft" and odd:
             self.call("load_numbers", (), (source, a), (n, into, last), 2)
         else:
-            self.call("load_lines", (), (source, *self.parts(a, kind == "ifft")), (into // 2, 2, into, last), 6)
+            self.load_lines(source, self.parts(a, kind == "ifft"), into // 2, into, last)
         if kind not in ("rfft", "irfft"):
             a, b = self.passes(n, a, b, work)
         elif odd:
@@ -249,7 +254,8 @@ class _Transforms:
         if kind == "irfft" and odd:
             self.call("store_numbers", (), (target, a, scale), (n, out, last), 1, n)
         else:
-            self.call("store_lines", (), (target, *self.parts(a, backward), scale), (out // 2, 2, out, last), 1, out)
+            rest = (out // 2) % (self.lanes // 2) > 0
+            self.call("store_lines", (rest,), (target, *self.parts(a, backward), scale), (out // 2, out, last), 1, out)
 
     # ------------------------------------------------------------------------------------------------------------- single lines
 
@@ -269,7 +275,13 @@ class _Transforms:
             first = block * self.lanes
             lanes = self.rest(b, first, self.lanes)
             exchanged = inverse and not from_exchanged
-            self.call("load_columns", (), (source + first * 2, *self.parts(work.first, exchanged)), (a, 2 * b, lanes), 6)
+            self.call(
+                "load_columns",
+                (),
+                (source + first * 2, *self.parts(work.first, exchanged), source + first * 2 + self.element),
+                (a, 2 * b, lanes),
+                6,
+            )
             done, _ = self.passes(a, work.first, work.second, work)
             fine, coarse = work.roots, work.roots + step * self.element
             self.call("powers", (), (fine, table, table + low), (first, self.less_one(lanes), 1, step, bits), 1, 6 * step)
@@ -281,8 +293,7 @@ class _Transforms:
         def along(block: Index, work: _Work) -> None:
             first = block * self.lanes
             lanes = self.rest(a, first, self.lanes)
-            places = (between + first * (2 * b), *self.parts(work.first, False))
-            self.call("load_lines", (), places, (b, 2, 2 * b, self.less_one(lanes)), 6)
+            self.load_lines(between + first * (2 * b), self.parts(work.first, False), b, 2 * b, self.less_one(lanes))
             done, _ = self.passes(b, work.first, work.second, work)
             out = (target + first * 2, *self.parts(done, inverse), self.scale(scale))
             self.call("store_columns", (), out, (b, 2 * a, lanes), 1, 2 * b)
@@ -333,39 +344,63 @@ def _rows_way(kind: str, n: int, lines: int, lanes: int) -> str | None:
     return "rows" if _in_buffer(m, 2 * LONGEST) else None
 
 
-def _generated(kind: str, shape: tuple[int, ...], lengths: tuple[int, ...], lanes: int) -> bool:
-    """Whether all axes of a transform have code of ours."""
-    if _rows_way(kind, lengths[-1], prod(shape[:-1]), lanes) is None:
+def _generated(kind: str, shape: tuple[int, ...], axes: Sequence[int], n: int, lanes: int) -> bool:
+    """Whether all axes of a transform have code of ours. n: the length of the last axis of `shape`, on the real side if there is one."""
+    last = len(shape) - 1
+    if last in axes and _rows_way(kind, n, prod(shape[:-1]), lanes) is None:
         return False
-    return all(_in_buffer(n, 4 * LONGEST) for n in lengths[:-1])
+    return all(_in_buffer(shape[a], 4 * LONGEST) for a in axes if a != last)
 
 
 def lower_fft(ctx: Any, eqn: Any) -> None:
     (x,), (out,) = eqn.inputs, eqn.outputs
     kind, lengths = eqn.params["kind"], eqn.params["lengths"]
-    t = x.type
+    t: ArrayType = x.type
     real = np.dtype(np.float32 if max(t.dtype.itemsize, out.type.dtype.itemsize) == 8 else np.float64)
     emit = _Transforms(ctx, real)
-    if out.type.size == 0 or t.size == 0 or not _generated(kind, t.shape, lengths, emit.lanes):
+    order = list(range(t.ndim))
+    source = None
+    if kind in ("fft", "ifft") and t.size and out not in ctx.targets:
+        # what lies in memory in another order is transformed there
+        source = ctx.view(x)
+        order = _memory_order(source)
+        if not order:
+            source, order = None, list(range(t.ndim))
+    shape = tuple([t.shape[d] for d in order])
+    axes = [i for i in range(t.ndim - 1, -1, -1) if order[i] >= t.ndim - len(lengths)]
+    n = lengths[-1] if kind in ("rfft", "irfft") else shape[-1]
+    if out.type.size == 0 or t.size == 0 or not _generated(kind, shape, axes, n, emit.lanes):
         lower_by(_library_routine)(ctx, eqn)
         return
-    source = ctx.dense(x)
+    if source is None:
+        source = ctx.dense(x)
     result = ctx.allocate(out)
     if result.buffer is source.buffer or not result.is_dense:
         result = ctx.temporary(out.type)
     ctx.before_overwrite(result.buffer)
-    each = 2 if t.dtype.kind == "c" else 1
-    into = _Place(source.buffer, source.offset * each)
+    into = _Place(source.buffer, source.offset * (2 if t.dtype.kind == "c" else 1))
     to = _Place(result.buffer, result.offset * (2 if out.type.dtype.kind == "c" else 1))
     if kind == "irfft":
-        if len(lengths) > 1:
+        if len(axes) > 1:
             between = _Place(emit.b.temporary(real, 2 * t.size))
-            _all_axes(emit, "ifft", into, between, t, lengths, False)
+            _transform(emit, "ifft", into, between, shape, axes[1:])
             into = between
-        _last_axis(emit, kind, into, to, t.shape, lengths[-1])
+        _last_axis(emit, kind, into, to, shape, n)
     else:
-        _all_axes(emit, kind, into, to, t, lengths, True)
+        _transform(emit, kind, into, to, shape, axes)
+    if order != sorted(order):
+        strides = dict(zip(order, dense_strides(shape), strict=True))
+        result = View(out.type, result.buffer, result.offset, tuple([strides[d] for d in range(t.ndim)]))
     ctx.define(out, result)
+
+
+def _memory_order(view: View) -> list[int]:
+    """The dimensions of a view from the slowest to the fastest, if it has no gaps; else none."""
+    shape, strides = view.type.shape, view.strides
+    order = sorted(range(len(shape)), key=lambda d: (-strides[d] if shape[d] > 1 else 0, d))
+    order = [d for d in order if shape[d] == 1] + [d for d in order if shape[d] > 1]
+    dense = dense_strides(tuple([shape[d] for d in order]))
+    return order if all(shape[d] == 1 or strides[d] == s for d, s in zip(order, dense, strict=True)) else []
 
 
 def _library_routine(x: ArrayType, **params: Any) -> Routine:
@@ -422,70 +457,58 @@ def _one_axis(
         emit.blocks(blocks, flops, column, lambda: _Work(emit, n))
 
 
-def _all_axes(
-    emit: _Transforms, kind: str, source: _Place, target: _Place, t: ArrayType, lengths: tuple[int, ...], with_last: bool
-) -> None:
-    """Transform along the trailing axes, the last one first, or along those before the last one only."""
-    inverse = kind == "ifft"
-    rank, count = t.ndim, len(lengths)
-    real_side = kind == "rfft"
-    shape = (*t.shape[:-1], lengths[-1] // 2 + 1) if real_side else t.shape
-    axes = list(range(rank - 2, rank - count - 1, -1))
-    nbytes = 2 * emit.real.itemsize
-    lines = prod(shape[:-1])
-
-    def scale(n: int) -> float:
-        return 1.0 / n if inverse else 1.0
-
-    # the axes whose pieces are small: all of a piece is done while it is in the cache
-    inner: list[int] = []
-    if not with_last or _rows_way(kind, lengths[-1], lines, emit.lanes) == "rows":
-        for axis in axes:
-            outer = prod(shape[:axis])
-            if prod(shape[axis:]) * nbytes <= CACHED_BYTES and (outer >= TASKS or axis == rank - count):
-                inner.append(axis)
-        if inner and prod(shape[: inner[-1]]) < 2 or len(inner) + with_last < 2:
-            inner = []
-    if inner:
-        depth = inner[-1]
-        piece, outer = shape[depth:], prod(shape[:depth])
+def _transform(emit: _Transforms, kind: str, source: _Place, target: _Place, shape: tuple[int, ...], axes: Sequence[int]) -> None:
+    """Transform an array of this shape along axes, the last of them first."""
+    inverse, real_side, last = kind == "ifft", kind == "rfft", len(shape) - 1
+    n = shape[-1]
+    m = n // 2 if real_side and n % 2 == 0 else n
+    result = (*shape[:-1], n // 2 + 1) if real_side else shape
+    axes, depth = list(axes), _piece(emit, kind, shape, result, axes)
+    if depth < last:
+        inner = [a for a in axes if a >= depth]
+        piece, outer = result[depth:], prod(result[:depth])
         size_out = 2 * prod(piece)
-        size_in = prod(t.shape[depth:]) * (1 if real_side else 2)
-        flops = sum(_flops(outer * prod(piece), shape[a]) for a in (*inner, rank - 1))
+        size_in = prod(shape[depth:]) * (1 if real_side else 2)
 
         def one(o: Index, works: dict[int, _Work]) -> None:
             a, b = source + o * size_in, target + o * size_out
-            if with_last:
-                n = lengths[-1]
-                rows = prod(piece[:-1])
-                m = n // 2 if real_side and n % 2 == 0 else n
-                for c in emit.loop_over(-(-rows // emit.lanes)):
-                    emit.rows(kind, a, b, n, rows, c, works[m])
-                a = b
             for axis in inner:
-                n, before, width = shape[axis], prod(shape[depth:axis]), prod(shape[axis + 1 :])
-                size = 2 * n * width
-                for matrix in emit.loop_over(before):
-                    for c in emit.loop_over(-(-width // emit.lanes)):
-                        emit.columns(a + matrix * size, b + matrix * size, n, width, c, works[n], inverse, scale(n))
+                length, width = result[axis], prod(result[axis + 1 :])
+                size = 2 * length * width
+                if axis == last:
+                    lines = prod(piece[:-1])
+                    for block in emit.loop_over(-(-lines // emit.lanes)):
+                        emit.rows(kind, a, b, n, lines, block, works[m])
+                else:
+                    scale, work = 1.0 / length if inverse else 1.0, works[length]
+                    for matrix in emit.loop_over(prod(result[depth:axis])):
+                        for block in emit.loop_over(-(-width // emit.lanes)):
+                            emit.columns(a + matrix * size, b + matrix * size, length, width, block, work, inverse, scale)
                 a = b
 
-        def works() -> dict[int, _Work]:
-            last = lengths[-1]
-            wanted = {shape[a] for a in inner}
-            if with_last:
-                wanted.add(last // 2 if real_side and last % 2 == 0 else last)
-            return {n: _Work(emit, n) for n in wanted}
-
-        emit.blocks(outer, flops, one, works)
-        source = target
-    elif with_last:
-        _last_axis(emit, kind, source, target, t.shape, lengths[-1])
-        source = target
+        lengths = {m if a == last else result[a] for a in inner}
+        flops = sum(_flops(prod(result), result[a]) for a in inner)
+        emit.blocks(outer, flops, one, lambda: {length: _Work(emit, length) for length in sorted(lengths)})
+        axes, source = [a for a in axes if a < depth], target
     for axis in axes:
-        if axis not in inner:
-            _one_axis(emit, source, target, shape, axis, inverse, scale(shape[axis]))
-            source = target
+        if axis == last:
+            _last_axis(emit, kind, source, target, shape, n)
+        else:
+            _one_axis(emit, source, target, result, axis, inverse, 1.0 / result[axis] if inverse else 1.0)
+        source = target
+
+
+def _piece(emit: _Transforms, kind: str, shape: tuple[int, ...], result: tuple[int, ...], axes: Sequence[int]) -> int:
+    """From which axis on arrays are done piece by piece: several axes of a piece while it is in the cache. The last axis: not at all."""
+    last = len(shape) - 1
+    if last in axes and _rows_way(kind, shape[-1], prod(shape[:-1]), emit.lanes) != "rows":
+        return last
+    depth = last
+    for axis in axes:
+        outer = prod(result[:axis])
+        if prod(result[axis:]) * 2 * emit.real.itemsize <= CACHED_BYTES and (outer >= TASKS or axis == axes[-1] and outer > 1):
+            depth = axis
+    return depth if sum(a >= depth for a in axes) > 1 else last
 
 
 fft_p.define(lower=lower_fft)

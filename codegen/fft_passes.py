@@ -15,6 +15,9 @@ from typing import Any
 from tracegrad.codegen.fft_butterflies import Element, Vectors, transform
 from tracegrad.codegen.kernel import Kernel, Value, Variable
 
+CACHE_LINE = 64
+"""Bytes, on most processors."""
+
 
 class Writer:
     """Makes the kernels for numbers of a type, as many lines at a time as a vector has lanes."""
@@ -121,30 +124,41 @@ class Writer:
 
     # ------------------------------------------------------------------------------------------------------------- in and out
 
-    def load_lines(self) -> Kernel:
-        """(source, re, im, n, step, line, last): lines of n elements, `step` numbers from one to the next, that begin `line` numbers apart;
-        lanes beyond the line `last` repeat it."""
-        k, v = self._kernel("load_lines", "source re im", "n step line last")
-        lines = self._lines(k)
+    def load_lines(self, rest: bool) -> Kernel:
+        """(source, re, im, next, n, line, last): lines of n elements that begin `line` numbers apart; lanes beyond the line `last` repeat it. Cache
+        lines are read as a whole and transposed in registers; `rest`: n may be no multiple of what one holds. next: what is read after this."""
+        k, v = self._kernel(f"load_lines{'_rest' * rest}", "source re im next", "n line last")
+        addresses = self._lines(k)
+        with self._squares(k) as j:
+            rows = self._transposed(v, [v.load(p, v.bytes) for p in addresses(k["source"], j)])
+            for i, x in enumerate(rows):
+                v.store(v.at(k["im" if i % 2 else "re"], (j + i // 2) * self._element), x)
+            self._prefetch(k, j * self._element, self.lanes * self.lanes)
         even, odd = range(0, 2 * v.lanes, 2), range(1, 2 * v.lanes, 2)
-        with k.loop(0, k["n"], vectorize=False) as j:
-            place = j * self._element
-            pairs = [k.emit(v.pair, f"load {v.pair}, ptr {p.ref}, align {v.bytes}").ref for p in lines(k["source"], j)]
-            x, y = v.joined(pairs[: v.lanes // 2]), v.joined(pairs[v.lanes // 2 :])
-            v.store(v.at(k["re"], place), v.shuffle(x, y, even))
-            v.store(v.at(k["im"], place), v.shuffle(x, y, odd))
+        if rest:
+            with self._rest(k) as j:
+                pairs = [k.emit(v.pair, f"load {v.pair}, ptr {p.ref}, align {v.bytes}").ref for p in addresses(k["source"], j)]
+                x, y = v.joined(pairs[: v.lanes // 2]), v.joined(pairs[v.lanes // 2 :])
+                v.store(v.at(k["re"], j * self._element), v.shuffle(x, y, even))
+                v.store(v.at(k["im"], j * self._element), v.shuffle(x, y, odd))
         return k
 
-    def store_lines(self) -> Kernel:
-        """(target, re, im, scale, n, step, line, last): the way back, times the number at `scale`."""
-        k, v = self._kernel("store_lines", "target re im scale", "n step line last")
-        lines, scale = self._lines(k), v.spread(k["scale"])
-        with k.loop(0, k["n"], vectorize=False) as j:
-            x = self._interleaved(v, j * self._element, scale)
-            for i, p in enumerate(lines(k["target"], j)):
-                half, first = divmod(2 * i, v.lanes)
-                pair = v.shuffle(x[half], x[half], (first, first + 1))
-                k.line(f"store {v.pair} {pair}, ptr {p.ref}, align {v.bytes}")
+    def store_lines(self, rest: bool) -> Kernel:
+        """(target, re, im, scale, n, line, last): the way back, times the number at `scale`."""
+        k, v = self._kernel(f"store_lines{'_rest' * rest}", "target re im scale", "n line last")
+        addresses, scale = self._lines(k), v.spread(k["scale"])
+        with self._squares(k) as j:
+            places = [v.at(k["im" if i % 2 else "re"], (j + i // 2) * self._element) for i in range(v.lanes)]
+            rows = self._transposed(v, [v.mul(v.load(p), scale) for p in places])
+            for p, row in zip(addresses(k["target"], j), rows, strict=True):
+                v.store(p, row, v.bytes)
+        if rest:
+            with self._rest(k) as j:
+                x = self._interleaved(v, j * self._element, scale)
+                for i, p in enumerate(addresses(k["target"], j)):
+                    half, first = divmod(2 * i, v.lanes)
+                    pair = v.shuffle(x[half], x[half], (first, first + 1))
+                    k.line(f"store {v.pair} {pair}, ptr {p.ref}, align {v.bytes}")
         return k
 
     def _lines(self, k: Kernel) -> Callable[[Value, Value], list[Value]]:
@@ -152,12 +166,46 @@ class Writer:
         steps = [(k["last"] >= lane).select(k["line"], k.value(0, "i64")) for lane in range(1, self.lanes)]
 
         def addresses(memory: Value, j: Value) -> list[Value]:
-            found = [k.offset(memory, j * k["step"], self.real)]
+            found = [k.offset(memory, j * 2, self.real)]
             for step in steps:
                 found.append(k.offset(found[-1], step, self.real))
             return found
 
         return addresses
+
+    @contextmanager
+    def _squares(self, k: Kernel) -> Iterator[Value]:
+        each = self.lanes // 2
+        with k.loop(0, k.emit("i64", f"and i64 {k['n'].ref}, {-each}"), each, vectorize=False) as j:
+            yield j
+
+    @contextmanager
+    def _rest(self, k: Kernel) -> Iterator[Value]:
+        with k.loop(k.emit("i64", f"and i64 {k['n'].ref}, {-(self.lanes // 2)}"), k["n"], vectorize=False) as j:
+            yield j
+
+    def _transposed(self, v: Vectors, rows: list[str]) -> list[str]:
+        n = v.lanes
+        rows = list(rows)
+        h = n // 2
+        while h:
+            first = [j if not j & h else n + j - h for j in range(n)]
+            second = [j + h if not j & h else n + j for j in range(n)]
+            for i in range(n):
+                if not i & h:
+                    x, y = rows[i], rows[i + h]
+                    rows[i], rows[i + h] = v.shuffle(x, y, first), v.shuffle(x, y, second)
+            h //= 2
+        return rows
+
+    def _prefetch(self, k: Kernel, place: Value, count: int) -> None:
+        """Ask for `count` numbers from a place on of what is read next, so that they are in the second cache by then."""
+        k.externals["llvm.prefetch.p0"] = "declare void @llvm.prefetch.p0(ptr, i32, i32, i32)"
+        p = k.emit("ptr", f"getelementptr {self.real}, ptr {k['next'].ref}, i64 {place.ref}")
+        each = CACHE_LINE // (4 if self.real == "float" else 8)
+        for i in range(0, count, each):
+            q = k.emit("ptr", f"getelementptr {self.real}, ptr {p.ref}, i64 {i}")
+            k.line(f"call void @llvm.prefetch.p0(ptr {q.ref}, i32 0, i32 2, i32 1)")
 
     def _interleaved(self, v: Vectors, place: Value, scale: str) -> tuple[str, str]:
         k, n = v.k, v.lanes
@@ -166,37 +214,66 @@ class Writer:
         return v.shuffle(re, im, low), v.shuffle(re, im, [x + n // 2 for x in low])
 
     def load_columns(self) -> Kernel:
-        """(source, re, im, n, step, lanes): as `load_lines`, for lines side by side; fewer than a vector has lanes are left to that."""
-        k, v = self._kernel("load_columns", "source re im", "n step lanes")
+        """(source, re, im, next, n, step, lanes): lines side by side, `step` numbers from one of their elements to the next."""
+        k, v = self._kernel("load_columns", "source re im next", "n step lanes")
         even, odd = range(0, 2 * v.lanes, 2), range(1, 2 * v.lanes, 2)
 
-        def whole() -> None:
+        def lines(load: Callable[[Value, int], str]) -> None:
             with k.loop(0, k["n"], vectorize=False) as j:
                 source, place = v.at(k["source"], j * k["step"]), j * self._element
-                x, y = v.load(source, v.bytes), v.load(v.at(source, v.lanes), v.bytes)
+                x, y = load(source, 0), load(v.at(source, v.lanes), 1)
                 v.store(v.at(k["re"], place), v.shuffle(x, y, even))
                 v.store(v.at(k["im"], place), v.shuffle(x, y, odd))
+                self._prefetch(k, j * k["step"], self._element)
 
-        k.if_else(k["lanes"].eq(v.lanes), whole, lambda: self._by_lines(k, "load_lines", "source re im"))
+        k.if_else(
+            k["lanes"].eq(v.lanes),
+            lambda: lines(lambda p, _: v.load(p, v.bytes)),
+            lambda: self._masked(v, lambda masks: lines(lambda p, i: self._masked_load(v, p, masks[i]))),
+        )
         return k
 
     def store_columns(self) -> Kernel:
         """(target, re, im, scale, n, step, lanes): the way back, times the number at `scale`."""
         k, v = self._kernel("store_columns", "target re im scale", "n step lanes")
+        scale = v.spread(k["scale"])
 
-        def whole() -> None:
-            scale = v.spread(k["scale"])
+        def lines(store: Callable[[Value, str, int], None]) -> None:
             with k.loop(0, k["n"], vectorize=False) as j:
                 target = v.at(k["target"], j * k["step"])
                 for i, x in enumerate(self._interleaved(v, j * self._element, scale)):
-                    v.store(v.at(target, i * v.lanes), x, v.bytes)
+                    store(v.at(target, i * v.lanes), x, i)
 
-        k.if_else(k["lanes"].eq(v.lanes), whole, lambda: self._by_lines(k, "store_lines", "target re im scale"))
+        k.if_else(
+            k["lanes"].eq(v.lanes),
+            lambda: lines(lambda p, x, _: v.store(p, x, v.bytes)),
+            lambda: self._masked(v, lambda masks: lines(lambda p, x, i: self._masked_store(v, p, x, masks[i]))),
+        )
         return k
 
-    def _by_lines(self, k: Kernel, name: str, pointers: str) -> None:
-        arguments = [*map(k.__getitem__, pointers.split()), k["n"], k["step"], k.value(2, "i64"), k["lanes"] - 1]
-        k.line(f"call void @tg_fft_{name}_{self.suffix}({', '.join(map(repr, arguments))})")
+    def _masked(self, v: Vectors, body: Callable[[list[str]], None]) -> None:
+        """Masks for the first and second vector of numbers, of which 2 * lanes count."""
+        k, n = v.k, v.lanes
+        word = f"<{n} x i32>"
+        count = k.emit("i32", f"trunc i64 {(k['lanes'] * 2).ref} to i32")
+        one = k.emit(word, f"insertelement {word} poison, {count!r}, i32 0")
+        every = k.emit(word, f"shufflevector {word} {one.ref}, {word} poison, <{n} x i32> zeroinitializer")
+        masks = []
+        for start in (0, n):
+            places = ", ".join(f"i32 {start + i}" for i in range(n))
+            masks.append(k.emit(f"<{n} x i1>", f"icmp slt {word} <{places}>, {every.ref}").ref)
+        body(masks)
+
+    def _masked_load(self, v: Vectors, pointer: Value, mask: str) -> str:
+        name, m = f"llvm.masked.load.v{v.lanes}f{8 * v.bytes}.p0", f"<{v.lanes} x i1>"
+        v.k.externals[name] = f"declare {v.type} @{name}(ptr, i32, {m}, {v.type})"
+        text = f"call {v.type} @{name}(ptr {pointer.ref}, i32 {v.bytes}, {m} {mask}, {v.type} zeroinitializer)"
+        return v.k.emit(v.type, text).ref
+
+    def _masked_store(self, v: Vectors, pointer: Value, x: str, mask: str) -> None:
+        name, m = f"llvm.masked.store.v{v.lanes}f{8 * v.bytes}.p0", f"<{v.lanes} x i1>"
+        v.k.externals[name] = f"declare void @{name}({v.type}, ptr, i32, {m})"
+        v.k.line(f"call void @{name}({v.type} {x}, ptr {pointer.ref}, i32 {v.bytes}, {m} {mask})")
 
     def load_numbers(self) -> Kernel:
         """(source, target, n, line, last): lines of n real numbers, one by one, as complex ones; as for `load_lines`."""

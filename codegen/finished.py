@@ -15,7 +15,7 @@ from tracegrad.codegen.partition import without
 
 
 class FinishedRoutine(Routine):
-    """A routine that calls nothing but its own kernels."""
+    """A routine that calls nothing but its own kernels, and what LLVM has built in."""
 
     __slots__ = ()
 
@@ -53,12 +53,14 @@ def _compiled(text: str, target: targets.Target) -> bytes:
 def set_apart(text: str, routines: Iterable[Routine], target: targets.Target) -> tuple[str, Compilation | None]:
     """The text of a module without its finished kernels, and their compilation, if there are any."""
     definitions: dict[str, str] = {}
+    declarations: dict[str, str] = {}
     for routine in routines:
         if isinstance(routine, FinishedRoutine):
             definitions.update(routine.definitions)
+            declarations.update(routine.declarations)
     if not definitions:
         return text, None
-    rest, kernels = without(text, definitions)
+    rest, kernels = without(text, definitions, declarations.values())
     return rest, Compilation(kernels, target)
 
 

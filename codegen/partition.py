@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import struct
+from collections.abc import Iterable
 
 _DEFINITION = re.compile(r"^define (?P<linkage>internal )?(?P<rest>.*?(?P<symbol>@[\w.$-]+|@\"[^\"]+\")\(.*)\{$")
 _SYMBOL = re.compile(r"@[\w.$-]+|@\"[^\"]+\"")
@@ -71,14 +72,14 @@ def _module(
     return "\n".join([*out, *[_declaration(definitions[n][0]) for n in outside], *common]) + "\n"
 
 
-def without(text: str, definitions: dict[str, str]) -> tuple[str, str]:
-    """A module without some of its functions, which are declared instead, and a module of those functions."""
+def without(text: str, definitions: dict[str, str], declarations: Iterable[str]) -> tuple[str, str]:
+    """A module without some of its functions, which are declared instead, and a module of those functions, which call what is declared."""
     apart = []
     for definition in definitions.values():
         text = text.replace(definition, _declaration(definition.split("\n", 1)[0]) + "\n")
         apart.append(definition.replace("define internal ", "define hidden ", 1))
     attributes = [line for line in text.splitlines() if line.startswith("attributes #0 ")]
-    return text, "\n".join([*apart, *attributes]) + "\n"
+    return text, "\n".join([*apart, *declarations, *attributes]) + "\n"
 
 
 def _declaration(head: str) -> str:

@@ -50,6 +50,10 @@ def compiled(cases: Sequence[Case], xs: Sequence[np.ndarray]) -> CompiledObject:
     return compile_program(staged(function, *xs), "f")
 
 
+def compiled_alone(function: Any, *xs: np.ndarray) -> CompiledObject:
+    return compile_program(staged(function, *xs), "f")
+
+
 def errors(cases: Sequence[Case], single: bool, rng: np.random.Generator) -> list[float]:
     """The error of each transform in the root mean square, relative to the result, in units of the precision's roundoff."""
     xs = [argument(c, single, rng) for c in cases]
@@ -116,6 +120,28 @@ def test_long_lines(kind: str, single: bool, rng: np.random.Generator) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_tasks(kind: str, rng: np.random.Generator) -> None:
     check([(kind, (60, 30, 44), 3), (kind, (300, 150), 2), (kind, (700, 66), 1), (kind, (4, 64, 90), 2)], False, rng)
+
+
+@pytest.mark.usefixtures("double_precision")
+def test_axes_in_any_order(rng: np.random.Generator) -> None:
+    x = rng.normal(size=(5, 1, 12, 20)) + 1j * rng.normal(size=(5, 1, 12, 20))
+    for axes in ((0,), (2,), (1, 2), (3, 0), (0, 3, 2), (2, 1, 0), (3, 2, 1, 0)):
+        found = tracegrad.jit(lambda x, axes=axes: [jnp.fft.fftn(x, axes=axes), jnp.fft.ifftn(x.T, axes=axes)])(x)
+        expected = np.fft.fftn(x, axes=axes), np.fft.ifftn(x.T, axes=axes)
+        for y, z in zip(found, expected, strict=True):
+            np.testing.assert_allclose(y, z, atol=1e-12)
+
+
+def test_arrays_are_not_transposed(rng: np.random.Generator) -> None:
+    """A transform between two transpositions is done where the array lies, and written to its place at once."""
+    z = rng.normal(size=(12, 30, 40)) + 0j
+
+    def function(x: Any) -> list[Any]:
+        return [ops.transpose(ops.fft(ops.transpose(x, (0, 2, 1)), "fft", (30,)), (0, 2, 1))]
+
+    text = loops(function, z)
+    assert " load " not in text and "copy" not in text
+    np.testing.assert_allclose(execute(compiled_alone(function, z), z)[0], np.fft.fft(z, axis=1), atol=1e-12)
 
 
 def test_what_is_left_to_numpy(rng: np.random.Generator) -> None:
@@ -245,6 +271,13 @@ def test_lanes() -> None:
 
     for lanes in (2, 4, 8, 16):
         w = Writer("float", lanes)
-        for kernel in (w.load_lines(), w.store_lines(), w.load_columns(), w.store_columns(), w.a_pass(5, False), w.looped_pass()):
+        for kernel in (
+            w.load_lines(True),
+            w.store_lines(False),
+            w.load_columns(),
+            w.store_columns(),
+            w.a_pass(5, False),
+            w.looped_pass(),
+        ):
             assert f"<{lanes} x float>" in kernel.text()
     assert host().vector_bits // 64 in (2, 4, 8)
