@@ -85,9 +85,12 @@ def _gather(equations: list[Equation], program: Program) -> list[Equation] | Non
                 rest = rest[first + 1 :]
                 continue
             changed = True
-            done.extend(before)
+            # what only repeats elements waits for its reader, which may be in another loop
+            read = {a for e in (*before, *kept) for a in e.inputs}
+            waiting = [e for e in before if _spreads(e) and e.outputs[0] not in read]
+            done.extend([e for e in before if e not in waiting])
             done.append(loop)
-            rest = [*[e for e in members if e not in kept], *after]
+            rest = [*waiting, *[e for e in members if e not in kept], *after]
         equations = [*done, *rest]
     return equations if changed else None
 
