@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-NAMES = frozenset(("igamma", "igammac"))
+NAMES = frozenset(("igamma", "igammac", "regularized_incomplete_beta"))
 """The primitives computed so."""
 LANES, FEW_LANES = 32, 8
 """How many elements are computed together, of many and of few."""
@@ -22,14 +22,15 @@ def symbol(name: str, dtype: Any, size: int) -> str:
     return f"tg.lanes.{name}.{np.dtype(dtype).name}.{LANES if size >= 2 * LANES else FEW_LANES}"
 
 
-def module_text(name: str, dtype: Any, lanes: int, attributes: str) -> str:
-    """The module that defines a function under its symbol."""
-    from tracegrad.codegen import incomplete_gamma as gamma
+def module_text(name: str, dtype: Any, lanes: int, attributes: str) -> tuple[str, list[str]]:
+    """The module that defines a function under its symbol, and the symbols `tg.` that it needs."""
+    from tracegrad.codegen import incomplete_beta, incomplete_gamma
     from tracegrad.codegen.elementary import closure
     from tracegrad.codegen.kernel import Kernel, Value
     from tracegrad.codegen.sorted_elements import sorted_loop
 
-    operands, classify, methods = gamma.FUNCTIONS[name]
+    function = (incomplete_gamma.FUNCTIONS | incomplete_beta.FUNCTIONS)[name]
+    operands = function.operands
     single = np.dtype(dtype).itemsize < 8
     params = {f"in{j}": "ptr" for j in range(operands)} | {"out": "ptr"} | {f"stride{j}": "i64" for j in range(operands)}
     k = Kernel(f"tg.lanes.{name}.{np.dtype(dtype).name}.{lanes}", params | {"low": "i64", "high": "i64"})
@@ -42,7 +43,8 @@ def module_text(name: str, dtype: Any, lanes: int, attributes: str) -> str:
 
         return load
 
-    sorted_loop(k, [argument(j) for j in range(operands)], k.array(k["out"], dtype), classify, methods(single), lanes)
+    sorted_loop(k, [argument(j) for j in range(operands)], k.array(k["out"], dtype), function, function.methods(single), lanes)
     texts, declarations, _ = closure(k.elementary)
     declarations |= set(k.externals.values())
-    return "\n".join([k.text("dso_local"), *texts, *sorted(declarations), f"attributes #0 = {{ nounwind {attributes} }}"]) + "\n"
+    parts = [k.text("dso_local"), *texts, *sorted(declarations), f"attributes #0 = {{ nounwind {attributes} }}"]
+    return "\n".join(parts) + "\n", [s for s in k.externals if s.startswith("tg.")]

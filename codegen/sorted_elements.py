@@ -20,16 +20,17 @@ CHUNK = 1024
 
 Method = Callable[["Lanes"], None]
 Classify = Callable[[Kernel, list[Value]], "tuple[Value, Value]"]
-"""(kernel, arguments) -> (number of the method as an i32, or one that there is not; the result in that case)."""
+"""(kernel, arguments) -> (number of the list as an i32, or one that there is not; the result in that case)."""
 
 
 class Described(NamedTuple):
-    """A function: how many operands it has, what classifies arguments, and its methods by number, given whether results are rounded to single
-    precision."""
+    """A function: how many operands it has, what classifies arguments, its methods, given whether results are rounded to single precision, and how
+    many lists each method has, one if nothing is said: a method may keep elements that take more terms apart from others."""
 
     operands: int
     classify: Classify
     methods: Callable[[bool], Sequence[Method]]
+    lists: tuple[int, ...] = ()
 
 
 class Lanes:
@@ -72,36 +73,45 @@ class Lanes:
 
 
 def sorted_loop(
-    k: Kernel, inputs: Sequence[Callable[[Value], Value]], out: Buffer, classify: Classify, methods: Sequence[Method], lanes: int
+    k: Kernel, inputs: Sequence[Callable[[Value], Value]], out: Buffer, function: Described, methods: Sequence[Method], lanes: int
 ) -> None:
     """Elements low <= i < high (parameters of the kernel): `inputs` give arguments by index, as doubles."""
+    classify = function.classify
+    share = function.lists or (1,) * len(methods)
     low, high = k["low"], k["high"]
     result = compute_type(out.dtype)
-    room = k.stack(np.int32, CHUNK * len(methods))
-    lists = [k.array(k.offset(room.pointer, CHUNK * j, "i32"), np.int32) for j in range(len(methods))]
+    lists = sum(share)
+    room = k.stack(np.int32, CHUNK * lists)
+    counts = k.stack(np.int64, lists)
     block = Lanes(k, lanes, len(inputs))
     with k.loop(low, high, CHUNK, vectorize=False) as start:
         rest = high - start
         size = (rest < CHUNK).select(rest, k.value(CHUNK, "i64"))
-        counts = [k.var("i64", 0) for _ in methods]
+        for number in range(lists):
+            counts[number] = k.value(0, "i64")
         with k.loop(0, size, vectorize=False) as i:
-            method, direct = classify(k, [f(start + i) for f in inputs])
+            chosen, direct = classify(k, [f(start + i) for f in inputs])
             out[start + i] = direct.cast(result)
-            for j, (indices, count) in enumerate(zip(lists, counts, strict=True)):
-                at = count.get()
-                indices[at] = i.cast("i32")
-                count.set(at + method.eq(j).cast("i64", signed=False))
-        for indices, count, compute in zip(lists, counts, methods, strict=True):
-            total = count.get()
-            with k.loop(0, total, lanes, vectorize=False) as first:
-                last = total - 1
-                with k.loop(0, lanes, vectorize=False) as i:
-                    at = first + i
-                    index = indices[(at < last).select(at, last)].cast("i64") + start
-                    for f, a in zip(inputs, block.arguments, strict=True):
-                        a[i] = f(index)
-                block.used = 0
-                compute(block)
-                left = total - first
-                with k.loop(0, (left < lanes).select(left, k.value(lanes, "i64")), vectorize=False) as i:
-                    out[indices[first + i].cast("i64") + start] = block.result[i].cast(result)
+            with k.if_(chosen < lists):
+                j = chosen.cast("i64")
+                at = counts[j]
+                k.array(room.pointer, np.int32)[j * CHUNK + at] = i.cast("i32")
+                counts[j] = at + 1
+        first_list = 0
+        for n, compute in zip(share, methods, strict=True):
+            with k.loop(first_list, first_list + n, vectorize=False) as j:
+                total = counts[j]
+                indices = k.array(k.offset(room.pointer, j * CHUNK, "i32"), np.int32)
+                with k.loop(0, total, lanes, vectorize=False) as first:
+                    last = total - 1
+                    with k.loop(0, lanes, vectorize=False) as i:
+                        at = first + i
+                        index = indices[(at < last).select(at, last)].cast("i64") + start
+                        for f, array in zip(inputs, block.arguments, strict=True):
+                            array[i] = f(index)
+                    block.used = 0
+                    compute(block)
+                    left = total - first
+                    with k.loop(0, (left < lanes).select(left, k.value(lanes, "i64")), vectorize=False) as i:
+                        out[indices[first + i].cast("i64") + start] = block.result[i].cast(result)
+            first_list += n

@@ -234,7 +234,6 @@ FUNCTIONS: dict[str, Function] = {
     "random_gamma_grad": random_gamma_grad,
     "zeta": zeta,
     "polygamma": polygamma,
-    "regularized_incomplete_beta": _scipy("__pyx_fuse_0betainc"),
 }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 
 from tracegrad.codegen import lane_functions, target
-from tracegrad.runtime import routines
+from tracegrad.runtime import routines, symbols
 
 
 @cache
@@ -16,7 +16,7 @@ def address(rest: str) -> int:
         raise KeyError(rest)
     with routines.loading:
         host = target.host()
-        text = lane_functions.module_text(name, dtype, int(lanes), host.attributes)
+        text, needed = lane_functions.module_text(name, dtype, int(lanes), host.attributes)
         code = routines.kept(text)
         if code is None:
             module = target.parse(text)
@@ -24,4 +24,4 @@ def address(rest: str) -> int:
             code = target.emit_object(module, host)
             routines.keep(text, code)
         symbol = f"tg.lanes.{rest}"
-        return routines.link(code, [symbol], f"tracegrad.lanes.{rest}")[symbol]
+        return routines.link(code, [symbol], f"tracegrad.lanes.{rest}", {n: symbols.address(n) for n in needed})[symbol]

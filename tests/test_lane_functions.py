@@ -13,7 +13,11 @@ from tracegrad import jit, lax
 mpmath = pytest.importorskip("mpmath")
 
 INF, NAN = np.inf, np.nan
-SCIPY = {"igamma": scipy.special.gammainc, "igammac": scipy.special.gammaincc}
+SCIPY = {
+    "igamma": scipy.special.gammainc,
+    "igammac": scipy.special.gammaincc,
+    "regularized_incomplete_beta": scipy.special.betainc,
+}
 EDGES = [0.0, 1e-300, 1e-5, 0.5, 1.0, 3.0, 20.0, 1e3, 99999.0, 1.1e5, 1e30, INF, -1.0, -INF, NAN]
 
 
@@ -37,7 +41,7 @@ def gamma_pair(a: float, x: float) -> tuple[mpmath.mpf, mpmath.mpf]:
         return p, 1 - p
 
 
-def worst(name: str, got: np.ndarray, want: list[mpmath.mpf]) -> float:
+def worst(got: np.ndarray, want: list[mpmath.mpf]) -> float:
     """The largest error in units in the last place, of results that are normal numbers."""
     errors = [0.0]
     tiny = np.finfo(got.dtype).tiny
@@ -65,7 +69,47 @@ def test_incomplete_gamma_functions_by_every_method(dtype: str, bound: float) ->
     for j, name in enumerate(("igamma", "igammac")):
         got = np.asarray(jit(getattr(lax, name))(a, x))
         assert got.dtype == dtype
-        assert worst(name, got, [p[j] for p in pairs]) <= bound
+        assert worst(got, [p[j] for p in pairs]) <= bound
+
+
+def beta(a: float, b: float, x: float) -> mpmath.mpf:
+    """I_x(a, b) by its power series (DLMF 8.17.8), from the nearer end."""
+    with mpmath.workprec(1100):
+        a, b, x = mpmath.mpf(a), mpmath.mpf(b), mpmath.mpf(x)
+        y = 1 - x
+        if x > 0.5:
+            return 1 - _beta_near_zero(b, a, y, x)
+        return _beta_near_zero(a, b, x, y)
+
+
+def _beta_near_zero(a: mpmath.mpf, b: mpmath.mpf, x: mpmath.mpf, y: mpmath.mpf) -> mpmath.mpf:
+    total = term = mpmath.mpf(1)
+    n = 0
+    while term > total * mpmath.mpf(2) ** -1100:
+        term *= (a + b + n) / (a + 1 + n) * x
+        total += term
+        n += 1
+    return total * x**a * y**b / a / mpmath.exp(mpmath.loggamma(a) + mpmath.loggamma(b) - mpmath.loggamma(a + b))
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [("float32", 1.0), ("float64", 60.0)])
+def test_incomplete_beta_function(dtype: str, bound: float) -> None:
+    """Parameters of one size and of different ones, arguments on both sides of the mean and close to the ends."""
+    r = np.random.default_rng(3)
+    n = 40
+    wide = [np.exp(r.uniform(-6, 6, n)) for _ in range(2)]
+    triples = [
+        (r.uniform(0.5, 20, n), r.uniform(0.5, 20, n), r.random(n)),
+        (*wide, r.beta(*wide)),
+        (*wide, np.exp(r.uniform(-20, -0.01, n))),
+        (wide[0], 0.3 * r.random(n) + 1e-3, 1 - np.exp(r.uniform(-8, -1, n))),
+    ]
+    a, b, x = (np.concatenate(v).astype(dtype) for v in zip(*triples))
+    inside = (x > 0) & (x < 1)
+    a, b, x = a[inside], b[inside], x[inside]
+    got = np.asarray(jit(lax.betainc)(a, b, x))
+    assert got.dtype == dtype
+    assert worst(got, [beta(float(p), float(q), float(v)) for p, q, v in zip(a, b, x)]) <= bound
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

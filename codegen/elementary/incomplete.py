@@ -55,10 +55,13 @@ class Shifted:
     small: whether it was shifted; at, lost: the number and what its addition lost; log: its logarithm in two parts.
     """
 
-    def __init__(self, w: Writer, a: str):
+    def __init__(self, w: Writer, a: str, lost: str | None = None):
+        self.given = a
         self.small = w.cmp("olt", a, 8.0)
         by = w.select(self.small, 8.0, 0.0)
         self.at, self.lost = two_sum(w, a, by)
+        if lost is not None:
+            self.lost = w.add(self.lost, lost)
         self.log = log_in_two_parts(w, self.at)
         self.inverse = w.div(1.0, self.at)
 
@@ -68,6 +71,13 @@ class Shifted:
         slope = w.mul(self.lost, w.muladd(self.inverse, -0.5, self.log[0]))
         return total(w, [(high, w.add(low, slope)), (w.neg(self.at), w.f(0.0))])
 
+    def steps(self, w: Writer) -> str:
+        """a (a + 1) ... (a + 7), by which the gamma function was multiplied, or 1."""
+        f = [self.given, *[w.add(self.given, float(j)) for j in range(1, 8)]]
+        while len(f) > 1:
+            f = [w.mul(p, q) for p, q in zip(f[::2], f[1::2])]
+        return w.select(self.small, f[0], 1.0)
+
 
 @function(2)
 def gamma_front(w: Writer, a: str, x: str) -> str:
@@ -75,12 +85,8 @@ def gamma_front(w: Writer, a: str, x: str) -> str:
     shifted = Shifted(w, a)
     power = product(w, a, log_in_two_parts(w, x))
     e = exp_of(w, total(w, [power, negative(w, shifted.log_power(w)), (w.neg(x), w.f(0.0))]))
-    factors = [w.add(a, float(j)) for j in range(1, 8)]
-    above = w.mul(
-        w.mul(w.mul(factors[0], factors[1]), w.mul(factors[2], factors[3])), w.mul(w.mul(factors[4], factors[5]), factors[6])
-    )
     scale = w.mul(w.sqrt(w.mul(shifted.at, 1 / TAU)), w.polynomial(shifted.inverse, tables.INVERSE_STIRLING))
-    return w.mul(e, w.mul(scale, w.select(shifted.small, above, w.div(1.0, a))))
+    return w.mul(e, w.mul(scale, w.div(shifted.steps(w), a)))
 
 
 # ------------------------------------------------------------------------------------------------- uniform expansion, x close to a
@@ -181,10 +187,35 @@ def igammac_small_single(w: Writer, a: str, x: str) -> str:
     return _small(w, a, x, 11)
 
 
+# ------------------------------------------------------------------------------------------------------------ the beta function
+
+
+@function(4)
+def beta_front(w: Writer, a: str, b: str, x: str, lost: str) -> str:
+    """x^a (1 - x)^b gamma(a + b) / (gamma(a) gamma(b)) for parameters up to 1e5; what the rounding of x lost is `lost`, and x + lost <= 1."""
+    y, y_lost = two_sum(w, w.f(1.0), w.neg(x))
+    y_lost = w.sub(y_lost, lost)
+    p, q = Shifted(w, a), Shifted(w, b)
+    r = Shifted(w, *two_sum(w, a, b))
+    log_x, log_y = log_in_two_parts(w, x), log_in_two_parts(w, y)
+    log_x = log_x[0], w.add(log_x[1], w.div(lost, x))
+    log_y = log_y[0], w.add(log_y[1], w.div(y_lost, y))
+    powers = [product(w, a, log_x), product(w, b, log_y), r.log_power(w)]
+    exponent = total(w, [*powers, negative(w, p.log_power(w)), negative(w, q.log_power(w))])
+    root = w.sqrt(w.mul(w.mul(w.mul(p.at, q.at), r.inverse), 1 / TAU))
+    stirling = w.mul(
+        w.polynomial(r.inverse, tables.STIRLING),
+        w.mul(w.polynomial(p.inverse, tables.INVERSE_STIRLING), w.polynomial(q.inverse, tables.INVERSE_STIRLING)),
+    )
+    steps = w.mul(p.steps(w), w.div(q.steps(w), r.steps(w)))
+    return w.mul(w.mul(exp_of(w, exponent), steps), w.mul(root, stirling))
+
+
 INTERNAL: dict[str, Callable[..., str]] = {
     f.__name__: f
     for f in (
         gamma_front,
+        beta_front,
         igamma_near,
         igammac_near,
         igamma_near_single,
