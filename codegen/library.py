@@ -90,11 +90,14 @@ class Routine:
         self.scratch = scratch
 
 
-def lower_by(make: Callable[..., Routine], core: int | None = None) -> Callable[[Any, Any], Any]:
+def lower_by(
+    make: Callable[..., Routine], core: int | None = None, work: Callable[[Sequence[ArrayType]], float] | None = None
+) -> Callable[[Any, Any], Any]:
     """The lowering rule of a primitive whose whole work is a routine: `make(*in_types, **params)` gives it.
 
-    core: where all operands and results are batches of examples, how many of the first operand's dimensions are those of one
-    example. Batches with enough work are cut into tasks.
+    core, work: where all operands and results are batches of examples, how many of the first operand's dimensions are those of one
+    example, and about how many operations all of them take. A batch with enough work is cut into tasks; `make` gets types with one
+    dimension for the examples then.
     """
 
     def lower(ctx: Any, eqn: Any) -> None:
@@ -107,26 +110,18 @@ def lower_by(make: Callable[..., Routine], core: int | None = None) -> Callable[
             values = eqn.primitive.evaluate(*[np.zeros(t.shape, t.dtype) for t in types], **eqn.params)
             for v, value in zip(eqn.outputs, values, strict=True):
                 ctx.define(v, ctx.constant(value, v.type))
+        elif core is None or work is None or ctx.b.parallel_depth or work(types) < PARALLEL_WORK:
+            call_routine(ctx, make(*types, **eqn.params), eqn.inputs, eqn.outputs)
         else:
-            examples, each = _cut(ctx, types, core) if core else (1, 1)
+            lead = len(types[0].shape) - core
+            examples = math.prod(types[0].shape[:lead])
 
             def part(count: int) -> Routine:
-                lead = len(types[0].shape) - (core or 0)
-                cut = [t.update(shape=(count, *t.shape[lead:])) for t in types] if each < examples else types
-                return make(*cut, **eqn.params)
+                return make(*[t.update(shape=(count, *t.shape[lead:])) for t in types], **eqn.params)
 
-            call_in_tasks(ctx, part, examples, each, eqn.inputs, eqn.outputs)
+            call_in_tasks(ctx, part, examples, -(-examples // TASKS), eqn.inputs, eqn.outputs)
 
     return lower
-
-
-def _cut(ctx: Any, types: Sequence[ArrayType], core: int) -> tuple[int, int]:
-    """(examples, how many of them a task takes)."""
-    shape = types[0].shape
-    examples = math.prod(shape[: len(shape) - core])
-    work = max([t.size for t in types]) * (shape[-1] if core > 1 else 10)
-    whole = work < PARALLEL_WORK or ctx.b.parallel_depth or max(shape[-core:]) >= THREADED_SIZE
-    return examples, examples if whole else -(-examples // TASKS)
 
 
 PARALLEL_WORK = 300_000
@@ -175,7 +170,10 @@ def call_in_tasks(
 
     def call(routine: Routine, task: Any) -> tuple[()]:
         ctx.lowering.function.helpers[routine.name] = routine
-        starts = [(v.offset + task * (each * step)) * (2 if v.type.dtype.kind == "c" else 1) for v, step in zip(views, steps, strict=True)]
+        starts = [
+            (v.offset + task * (each * step)) * (2 if v.type.dtype.kind == "c" else 1)
+            for v, step in zip(views, steps, strict=True)
+        ]
         arguments = [b.address(v.buffer, start) for v, start in zip(views, starts, strict=True)]
         b.call(
             routine.name,

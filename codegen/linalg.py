@@ -9,7 +9,7 @@ Every routine is a kernel of (inputs..., outputs..., scratch) over a whole batch
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -272,7 +272,9 @@ def triangular_solve_routine(
                 with k.loop(0, n * n) as j:
                     copy[j] = flat[j].conj()
                 matrix = copy
-            _solve_blas(k, matrix, out, n, rows, columns, leading or columns, left_side, lower, transpose_a, conjugate, unit_diagonal)
+            _solve_blas(
+                k, matrix, out, n, rows, columns, leading or columns, left_side, lower, transpose_a, conjugate, unit_diagonal
+            )
     return Routine(k, scratch)
 
 
@@ -299,7 +301,13 @@ def _lower_triangular_solve(ctx: Any, eqn: Any) -> None:
     call_in_tasks(ctx, part, others, -(-others // (16 * tasks)) * 16, eqn.inputs, eqn.outputs, (0, step, step))
 
 
-_lower_batches_of_solves = lower_by(triangular_solve_routine, core=2)
+def _work(types: Sequence[ArrayType]) -> float:
+    """The multiplications of a batch, about; none to be cut into tasks where LAPACK's own threads are used."""
+    n = max(types[0].shape[-2:])
+    return max([t.size for t in types]) * n if n < THREADED_SIZE else 0
+
+
+_lower_batches_of_solves = lower_by(triangular_solve_routine, 2, _work)
 
 
 def _solve_unrolled(
@@ -477,6 +485,6 @@ for _primitive, _routine in (
     (ops.schur_p, schur_routine),
     (ops.householder_product_p, householder_product_routine),
 ):
-    _primitive.define(lower=lower_by(_routine, core=2))
-ops.tridiagonal_solve_p.define(lower=lower_by(tridiagonal_solve_routine, core=1))
+    _primitive.define(lower=lower_by(_routine, 2, _work))
+ops.tridiagonal_solve_p.define(lower=lower_by(tridiagonal_solve_routine, 1, lambda types: 10 * types[-1].size))
 ops.triangular_solve_p.define(lower=_lower_triangular_solve)

@@ -7,6 +7,7 @@ significant digit, where a pass in which all keys share a digit is left out. Sor
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import prod
 from typing import Any
 
@@ -343,5 +344,18 @@ def _select_largest(
     return _round(count * 8)
 
 
-sort_p.define(lower=lower_by(sort_routine))
-top_k_p.define(lower=lower_by(top_k_routine))
+def _work(types: Sequence[ArrayType]) -> float:
+    return 10 * sum([t.size for t in types])
+
+
+def _lower_sort(ctx: Any, eqn: Any) -> None:
+    core = len(eqn.inputs[0].type.shape) - eqn.params["dimension"]
+
+    def make(*operands: ArrayType, **params: Any) -> Routine:
+        return sort_routine(*operands, **{**params, "dimension": len(operands[0].shape) - core})
+
+    lower_by(make, core, _work)(ctx, eqn)
+
+
+sort_p.define(lower=_lower_sort)
+top_k_p.define(lower=lower_by(top_k_routine, 1, _work))

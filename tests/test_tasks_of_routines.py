@@ -1,4 +1,4 @@
-"""Batches of matrices, and many right-hand sides of one, are cut into tasks: the results are those of the whole."""
+"""Batches of matrices and of rows to be sorted, and many right-hand sides of a matrix, are cut into tasks: results are those of the whole."""
 
 from __future__ import annotations
 
@@ -49,6 +49,26 @@ def test_a_batch_in_tasks_is_its_examples(name: str) -> None:
         np.testing.assert_allclose(jit(vmap(f))(few)[0], alone(few[0]), rtol=1e-12)
 
 
+@pytest.mark.parametrize("shape", ((7, 3000), (40, 2, 400), (3, 5000, 2), (30000,)), ids=str)
+@pytest.mark.parametrize("dimension", (0, -1, 1))
+def test_sorts_in_tasks(shape: tuple[int, ...], dimension: int) -> None:
+    if dimension >= len(shape):
+        pytest.skip("no such dimension")
+    x = np.random.default_rng(2).integers(0, 1000, size=shape).astype(np.float32)
+
+    def f(x: Any) -> Any:
+        return jnp.sort(x, dimension), jnp.argsort(x, dimension)
+
+    values, order = jit(f)(x)
+    np.testing.assert_array_equal(values, np.sort(x, dimension))
+    np.testing.assert_array_equal(order, np.argsort(x, dimension, kind="stable"))
+    assert (tasks(f, x) > 1) == (np.prod(shape[: dimension % len(shape)]) > 1)
+    if dimension == -1:
+        best, places = jit(lambda x: lax.top_k(x, 2))(x)
+        np.testing.assert_array_equal(best, -np.sort(-x)[..., :2])
+        np.testing.assert_array_equal(places, np.argsort(-x, kind="stable")[..., :2])
+
+
 @pytest.mark.parametrize("dtype", (np.float32, np.complex128), ids=str)
 @pytest.mark.parametrize("left_side", (True, False))
 @pytest.mark.parametrize("others", (64, 257, 321), ids=str)
@@ -57,7 +77,9 @@ def test_right_hand_sides_in_tasks(dtype: Any, left_side: bool, others: int) -> 
     r = np.random.default_rng(1)
     n = 160
     with enable_x64():
-        a = (r.normal(size=(n, n)) / n + 2 * np.eye(n) + (1j * r.normal(size=(n, n)) / n if dtype == np.complex128 else 0)).astype(dtype)
+        a = (
+            r.normal(size=(n, n)) / n + 2 * np.eye(n) + (1j * r.normal(size=(n, n)) / n if dtype == np.complex128 else 0)
+        ).astype(dtype)
         b = r.normal(size=(n, others) if left_side else (others, n)).astype(dtype)
         for transpose, conjugate in ((False, False), (True, False), (False, True), (True, True)):
 
