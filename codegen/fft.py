@@ -42,8 +42,8 @@ from tracegrad.ir.types import ArrayType
 
 PARALLEL_FLOPS = 1_500_000
 """Transforms of so many operations are divided among tasks."""
-TASKS = 16
-"""At most so many: each has buffers of its own."""
+TASKS, BUFFERS = 16, 1 << 24
+"""At most so many, and fewer (but four) where their buffers would take more bytes than that: each has its own."""
 CACHED_BYTES = 1 << 19
 """Pieces of an array up to this size are transformed along all their axes before the next one."""
 
@@ -74,7 +74,11 @@ class _Work:
         p = plan(room)
         assert p is not None
         looped = max((r for r in p.radices if r not in WRITTEN_OUT), default=0)
-        self.first, self.second = (_Place(t.b.temporary(t.real, (room + 1) * size)) for _ in range(2))
+        # Half a page apart, as processors tell addresses apart by their places in a page: loads wait for stores to the same place.
+        each, page = (room + 1) * size, 4096 // t.real.itemsize
+        distance = each if each < page // 2 else -(-each // page) * page + page // 2
+        self.first = _Place(t.b.temporary(t.real, distance + each))
+        self.second = self.first + distance
         self.sums = _Place(t.b.temporary(t.real, looped * size)) if looped else self.first
         self.roots = _Place(t.b.temporary(t.real, 2 * fine * size)) if fine else self.first
 
@@ -133,10 +137,10 @@ class _Transforms:
     def less_one(self, x: Any) -> Any:
         return x - 1 if isinstance(x, int) else self.b.op("sub", "i64", x, self.b.const("i64", 1))
 
-    def blocks(self, count: int, flops: float, body: Callable[[Index, Any], None], work: Callable[[], Any]) -> None:
-        """A loop over blocks, divided among tasks if it is worth it. work: makes the memory of a task."""
+    def blocks(self, count: int, flops: float, n: int, body: Callable[[Index, Any], None], work: Callable[[], Any]) -> None:
+        """A loop over blocks, divided among tasks if it is worth it. work: makes the memory of a task, for lines of up to n elements."""
         b = self.b
-        tasks = min(TASKS, count)
+        tasks = min(max(BUFFERS // (2 * n * self.element * self.real.itemsize), 4), TASKS, count)
         if flops < PARALLEL_FLOPS or tasks < 2 or b.parallel_depth:
             memory = work()
             for i in self._range(0, count):
@@ -178,8 +182,10 @@ class _Transforms:
             m //= r
             roots = table + twiddle
             if r in WRITTEN_OUT:
-                operations = m * s * (WRITTEN_OUT[r] + (6 * (r - 1) if m > 1 else 0))
-                self.call("a_pass", (r, m == 1), (source, target, roots), (m, s), 2, operations)
+                # the last pass needs no roots, but if there is code with roots for its radix it takes that, and multiplies by one
+                last = m == 1 and p.radices.count(r) == 1
+                operations = m * s * (WRITTEN_OUT[r] + (0 if last else 6 * (r - 1)))
+                self.call("a_pass", (r, last), (source, target, roots), (m, s), 2, operations)
             else:
                 operations = m * s * (r - 1) * (2 * r + 11)
                 self.call("looped_pass", (), (source, target, roots, table + circle, work.sums), (r, m, s), 18, operations)
@@ -298,8 +304,8 @@ class _Transforms:
             out = (target + first * 2, *self.parts(done, inverse), self.scale(scale))
             self.call("store_columns", (), out, (b, 2 * a, lanes), 1, 2 * b)
 
-        self.blocks(-(-b // self.lanes), flops, across, lambda: _Work(self, a, max(step, turns)))
-        self.blocks(-(-a // self.lanes), flops, along, lambda: _Work(self, b))
+        self.blocks(-(-b // self.lanes), flops, a, across, lambda: _Work(self, a, max(step, turns)))
+        self.blocks(-(-a // self.lanes), flops, b, along, lambda: _Work(self, b))
 
     def long_real_line(self, kind: str, source: _Place, target: _Place, n: int) -> None:
         """A line of n real numbers, n even, by a line of n / 2 complex ones."""
@@ -316,7 +322,7 @@ class _Transforms:
         def part(block: Index, work: None) -> None:
             self.call(name, (), (*places, table, table + low), (m, bits, block, block + 1), 2, 26 * 2**bits / self.lanes)
 
-        self.blocks(count, 20.0 * m, part, lambda: None)
+        self.blocks(count, 20.0 * m, 1, part, lambda: None)
         if kind == "irfft":
             self.long_line(between, target, m, True, True, 1.0 / n)
 
@@ -349,7 +355,7 @@ def _generated(kind: str, shape: tuple[int, ...], axes: Sequence[int], n: int, l
     last = len(shape) - 1
     if last in axes and _rows_way(kind, n, prod(shape[:-1]), lanes) is None:
         return False
-    return all(_in_buffer(shape[a], 4 * LONGEST) for a in axes if a != last)
+    return all(_in_buffer(shape[a], 2 * LONGEST) for a in axes if a != last)
 
 
 def lower_fft(ctx: Any, eqn: Any) -> None:
@@ -422,7 +428,7 @@ def _last_axis(emit: _Transforms, kind: str, source: _Place, target: _Place, sha
         def body(block: Index, work: _Work) -> None:
             emit.rows(kind, source, target, n, lines, block, work)
 
-        emit.blocks(blocks, _flops(lines * m, m), body, lambda: _Work(emit, m))
+        emit.blocks(blocks, _flops(lines * m, m), m, body, lambda: _Work(emit, m))
         return
     into, out = (2 * (n // 2 + 1) if kind == k else n if kind in ("rfft", "irfft") else 2 * n for k in ("irfft", "rfft"))
 
@@ -452,9 +458,9 @@ def _one_axis(
             emit.columns(source + o * size, target + o * size, n, inner, c, work, inverse, scale)
 
     if outer >= min(blocks, TASKS):
-        emit.blocks(outer, flops, matrix, lambda: _Work(emit, n))
+        emit.blocks(outer, flops, n, matrix, lambda: _Work(emit, n))
     else:
-        emit.blocks(blocks, flops, column, lambda: _Work(emit, n))
+        emit.blocks(blocks, flops, n, column, lambda: _Work(emit, n))
 
 
 def _transform(emit: _Transforms, kind: str, source: _Place, target: _Place, shape: tuple[int, ...], axes: Sequence[int]) -> None:
@@ -488,7 +494,7 @@ def _transform(emit: _Transforms, kind: str, source: _Place, target: _Place, sha
 
         lengths = {m if a == last else result[a] for a in inner}
         flops = sum(_flops(prod(result), result[a]) for a in inner)
-        emit.blocks(outer, flops, one, lambda: {length: _Work(emit, length) for length in sorted(lengths)})
+        emit.blocks(outer, flops, max(lengths), one, lambda: {length: _Work(emit, length) for length in sorted(lengths)})
         axes, source = [a for a in axes if a < depth], target
     for axis in axes:
         if axis == last:

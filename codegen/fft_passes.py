@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from tracegrad.codegen.fft_butterflies import Element, Vectors, transform
-from tracegrad.codegen.kernel import Kernel, Value, Variable
+from tracegrad.codegen.kernel import Kernel, Value
 
 CACHE_LINE = 64
 """Bytes, on most processors."""
@@ -71,8 +71,8 @@ class Writer:
         return v.at(pointer, step * i) if i else pointer
 
     def looped_pass(self) -> Kernel:
-        """(source, target, roots, circle, work, radix, m, s): a pass of any odd radix, whose own roots are `circle`; its butterfly is summed
-        in loops. work: room for `radix` elements."""
+        """(source, target, roots, circle, work, radix, m, s): a pass of any odd radix from 5 on, whose own roots are `circle`; its butterfly is
+        summed in loops, two results and their mirror images at a time. work: room for `radix` elements."""
         k, v = self._kernel("pass", "source target roots circle work", "radix m s")
         k.noalias = frozenset(("source", "target", "roots", "circle", "work"))
         radix = k["radix"]
@@ -83,44 +83,68 @@ class Writer:
             source, target = v.at(k["source"], p * s + q), v.at(k["target"], p * s * radix + q)
             table = v.at(k["roots"], p * (radix - 1) * 2 - 2)
             first = v.load_element(source)
-            total = self._sums(k, v, first)
-            with k.loop(0, half, vectorize=False) as i:
+
+            def pair(i: Value, sums: list[Value], source: Value = source) -> list[Value]:
                 x, y = v.load_element(v.at(source, step * (i + 1))), v.load_element(v.at(source, step * (radix - 1 - i)))
-                plus = v.plus(x, y)
-                place = v.at(k["work"], i * (2 * self._element))
+                plus, place = v.plus(x, y), v.at(k["work"], i * (2 * self._element))
                 v.store_element(place, plus)
                 v.store_element(v.at(place, self._element), v.minus(x, y))
-                self._add(total, plus)
-            v.store_element(target, self._get(total))
-            zero = v.const(0.0)
-            with k.loop(1, half + 1, vectorize=False) as n:
-                even, odd, exponent = self._sums(k, v, first), self._sums(k, v, (zero, zero)), k.var("i64", 0)
-                with k.loop(0, half, vectorize=False) as i:
-                    e = exponent.get() + n
-                    e = (e >= radix).select(e - radix, e)
-                    exponent.set(e)
-                    cos, sin = v.spread_element(v.at(k["circle"], e * 2))
+                return [Value(k, v.type, part) for part in v.plus((sums[0].ref, sums[1].ref), plus)]
+
+            total = self._loop(k, half, [Value(k, v.type, part) for part in first], pair)
+            v.store_element(target, (total[0].ref, total[1].ref))
+
+            def results(numbers: list[Value], first: Element = first, target: Value = target, table: Value = table) -> None:
+                starts = [*first, v.const(0.0), v.const(0.0)]
+
+                def term(i: Value, state: list[Value]) -> list[Value]:
                     place = v.at(k["work"], i * (2 * self._element))
                     plus, minus = v.load_element(place), v.load_element(v.at(place, self._element))
-                    self._add(even, (v.mul(plus[0], cos), v.mul(plus[1], cos)))
-                    self._add(odd, (v.mul(minus[0], sin), v.mul(minus[1], sin)))
-                u, w = self._get(even), self._get(odd)
-                low, high = (v.add(u[0], w[1]), v.sub(u[1], w[0])), (v.sub(u[0], w[1]), v.add(u[1], w[0]))
-                for index, x in ((n, low), (radix - n, high)):
-                    root = v.spread_element(v.at(table, index * 2))
-                    v.store_element(v.at(target, s * index), v.times(x, root))
+                    found: list[Value] = []
+                    for number, (exponent, *sums) in zip(numbers, zip(*[iter(state)] * 5, strict=True), strict=True):
+                        e = exponent + number
+                        e = (e >= radix).select(e - radix, e)
+                        cos, sin = v.spread_element(v.at(k["circle"], e * 2))
+                        terms = v.mul(plus[0], cos), v.mul(plus[1], cos), v.mul(minus[0], sin), v.mul(minus[1], sin)
+                        found += [e, *(Value(k, v.type, v.add(a.ref, b)) for a, b in zip(sums, terms, strict=True))]
+                    return found
+
+                state = [x for _ in numbers for x in (k.value(0, "i64"), *(Value(k, v.type, part) for part in starts))]
+                done = self._loop(k, half, state, term)
+                for number, (_, *parts) in zip(numbers, zip(*[iter(done)] * 5, strict=True), strict=True):
+                    ur, ui, wr, wi = (x.ref for x in parts)
+                    low, high = (v.add(ur, wi), v.sub(ui, wr)), (v.sub(ur, wi), v.add(ui, wr))
+                    for index, x in ((number, low), (radix - number, high)):
+                        root = v.spread_element(v.at(table, index * 2))
+                        v.store_element(v.at(target, s * index), v.times(x, root))
+
+            with k.loop(1, half, 2, vectorize=False) as n:
+                results([n, n + 1])
+            with k.if_(k.compare("icmp ne", half & 1, k.value(0, "i64"))):
+                results([half])
         return k
 
-    def _sums(self, k: Kernel, v: Vectors, x: Element) -> tuple[Vectors, Variable, Variable]:
-        return v, *(k.var(v.type, Value(k, v.type, part)) for part in x)  # type: ignore[return-value]
-
-    def _get(self, sums: tuple[Vectors, Variable, Variable]) -> Element:
-        return sums[1].get().ref, sums[2].get().ref
-
-    def _add(self, sums: tuple[Vectors, Variable, Variable], x: Element) -> None:
-        v = sums[0]
-        for variable, part in zip(sums[1:], x, strict=True):
-            variable.set(Value(v.k, v.type, v.add(variable.get().ref, part)))
+    def _loop(
+        self, k: Kernel, count: Value, state: list[Value], body: Callable[[Value, list[Value]], list[Value]]
+    ) -> list[Value]:
+        """A loop that runs at least once and whose state stays in registers; its state at the end."""
+        before, head, done = (k.fresh(name) for name in ("before", "sum", "summed"))
+        k.branch(before)
+        k.label(before)
+        k.branch(head)
+        k.label(head)
+        names = ["%" + k.fresh() for _ in range(2 * len(state) + 2)]
+        place = len(k.lines)
+        i, held = Value(k, "i64", names[0]), [Value(k, x.type, name) for x, name in zip(state, names[2:], strict=False)]
+        new = body(i, held)
+        phis = [f"  {names[0]} = phi i64 [ 0, %{before} ], [ {names[1]}, %{head} ]"]
+        for x, old, y in zip(state, held, new, strict=True):
+            phis.append(f"  {old.ref} = phi {x.type} [ {x.ref}, %{before} ], [ {y.ref}, %{head} ]")
+        k.lines[place:place] = phis
+        k.line(f"{names[1]} = add nsw i64 {names[0]}, 1")
+        k.branch_if(Value(k, "i64", names[1]) < count, head, done)
+        k.label(done)
+        return new
 
     # ------------------------------------------------------------------------------------------------------------- in and out
 

@@ -8,22 +8,22 @@ from typing import Any
 
 import numpy as np
 
-WRITTEN_OUT = {2: 4, 3: 14, 4: 16, 5: 36, 6: 44, 7: 72, 8: 56, 9: 100, 10: 92, 11: 160, 12: 104, 13: 220, 16: 168}
+WRITTEN_OUT = {2: 4, 3: 14, 4: 16, 5: 36, 6: 44, 7: 72, 8: 56, 9: 100, 10: 92, 11: 160, 12: 104, 13: 220}
 """The radices whose transforms are straight-line code, and roughly how many vector operations each takes."""
-LARGEST_PRIME = 128
+LARGEST_PRIME = 200
 """Factors up to this are summed directly, in loops."""
-LONGEST = 2048
+LONGEST = 4096
 """Transforms up to this length are done on a block of lines in a buffer; longer ones are made of shorter ones."""
 
-MEMORY = 7
-"""What an element costs in a pass beside its arithmetic, in vector operations: loads, stores, the multiplication by its root."""
-CODE = 0.35
-"""What an operation of the code of a pass costs, in operations for each element: it favours plans with few different radices."""
+PASS = dict.fromkeys((2, 3, 4, 5, 6, 8), 9.0) | {7: 9.9, 9: 10.2, 10: 10.5, 11: 19.0, 12: 12.0, 13: 25.0}
+"""Cycles for each element in a pass, measured with AVX-512: up to radix 10 it is loads and stores that count."""
+CODE = 0.035
+"""What an operation of the code of a pass costs, in cycles for each element: it favours plans with few different radices."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The radices of the passes of a transform of length n; cost: in vector operations for a block of lines."""
+    """The radices of the passes of a transform of length n; cost: in cycles for a block of lines."""
 
     n: int
     radices: tuple[int, ...]
@@ -50,26 +50,24 @@ def plan(n: int) -> Plan | None:
     primes = factor(n)
     if max(primes, default=1) >= LARGEST_PRIME:
         return None
-    # what no written-out transform divides is summed in loops, first, since the last pass has a form without roots
     looped = [p for p, m in primes.items() for _ in range(m) if p not in WRITTEN_OUT]
     rest = n
     for p in looped:
         rest //= p
-    base = n * sum(_looped_cost(p) for p in looped)
-    best: tuple[float, tuple[int, ...]] | None = None
+    base = n * sum(looped_cost(p) for p in looped)
+    best: tuple[float, float, tuple[int, ...]] | None = None
     for radices in _factorizations(rest, max(WRITTEN_OUT)):
-        cost = base + n * sum(WRITTEN_OUT[r] / r + MEMORY for r in radices)
-        distinct = {(r, k == len(radices) - 1) for k, r in enumerate(radices)}
-        weight = cost + n * CODE * sum((WRITTEN_OUT[r] + 8 * r) / 10 for r, _ in distinct)
+        cost = base + n * sum(PASS[r] for r in radices)
+        weight = cost + n * CODE * sum(WRITTEN_OUT[r] + 15 * r for r in set(radices))
         if best is None or weight < best[0]:
-            best = weight, radices
-            chosen = cost
+            best = weight, cost, radices
     assert best is not None
-    return Plan(n, (*looped, *best[1]), chosen)
+    return Plan(n, (*looped, *best[2]), best[1])
 
 
-def _looped_cost(p: int) -> float:
-    return 1.3 * p + 8
+def looped_cost(p: int) -> float:
+    """Cycles for each element in a pass of a radix that is summed in loops."""
+    return max(0.75 * p + 15, 42.0)
 
 
 def _factorizations(n: int, largest: int) -> list[tuple[int, ...]]:
@@ -96,7 +94,7 @@ def by_convolution(n: int) -> bool:
         return False
     other = plan(convolution_length(n))
     assert other is not None
-    return p is None or p.cost > 2 * other.cost + 12 * other.n
+    return p is None or p.cost > 2 * other.cost + 20 * other.n
 
 
 @lru_cache(maxsize=256)
@@ -104,7 +102,7 @@ def divided(n: int) -> tuple[int, int] | None:
     """Lengths (a, b) with a * b = n, as equal as they can be, both with transforms of their own; None where there are none."""
     a = int(n**0.5)
     while a > 1:
-        if n % a == 0 and n // a <= 4 * LONGEST and _direct(a) and _direct(n // a):
+        if n % a == 0 and n // a <= 2 * LONGEST and _direct(a) and _direct(n // a):
             return a, n // a
         a -= 1
     return None
@@ -156,9 +154,8 @@ def pass_tables(n: int, real: str) -> tuple[np.ndarray, tuple[int, ...], tuple[i
         m = left // r
         exponents = np.arange(m)[:, None] * np.arange(1, r)[None, :]
         twiddles.append(place)
-        if m > 1 or r not in WRITTEN_OUT:
-            parts.append(roots(left, exponents))
-            place += parts[-1].size
+        parts.append(roots(left, exponents))
+        place += parts[-1].size
         loops.append(place)
         if r not in WRITTEN_OUT:
             parts.append(roots(r, -np.arange(r)))

@@ -194,7 +194,7 @@ def test_plans() -> None:
             continue
         assert np.prod(p.radices, dtype=int) == n
         assert p.radices == () or p.radices[-1] in fft_plan.WRITTEN_OUT or len(p.radices) == sum(fft_plan.factor(n).values())
-    for n in (129, 1009, 2003):
+    for n in (211, 1009, 2003):
         assert fft_plan.convolution_length(n) >= 2 * n - 1
 
 
