@@ -15,19 +15,13 @@ from tracegrad.ir import linalg as ops
 from tracegrad.ir.bind import type_of
 from tracegrad.ir.contractions import dot_general
 from tracegrad.ir.dtypes import promote
-from tracegrad.ir.types import is_complex, is_inexact
+from tracegrad.ir.types import is_complex
 from tracegrad.lax.indexing import dynamic_index_in_dim
-from tracegrad.lax.operands import value
+from tracegrad.lax.operands import matrix, value
+from tracegrad.lax.reflectors import hessenberg as hessenberg
+from tracegrad.lax.reflectors import ormqr as ormqr
+from tracegrad.lax.reflectors import tridiagonal as tridiagonal
 from tracegrad.tracer.control_flow import fori_loop
-
-
-def matrix(name: str, x: Any, position: int = 0) -> Any:
-    """`x` as an array of a dtype that LAPACK knows: half precision and integers become float32."""
-    x = value(name, x, position)
-    dtype = type_of(x).dtype
-    if dtype.itemsize < 4 or not is_inexact(dtype):
-        x = conversions.convert_element_type(x, np.dtype(np.float32))
-    return x
 
 
 def adjoint(x: Any) -> Any:
@@ -221,6 +215,6 @@ def symmetric_product(
 
 
 __all__ = [
-    "cholesky", "eig", "eigh", "householder_product", "lu", "lu_pivots_to_permutation", "qr", "schur", "svd", "symmetric_product",
-    "triangular_solve", "tridiagonal_solve",
+    "cholesky", "eig", "eigh", "hessenberg", "householder_product", "lu", "lu_pivots_to_permutation", "ormqr", "qr", "schur", "svd",
+    "symmetric_product", "triangular_solve", "tridiagonal", "tridiagonal_solve",
 ]  # fmt: skip

@@ -15,8 +15,9 @@ import numpy as np
 from tracegrad.ir import dtypes
 from tracegrad.ir.array import Array
 from tracegrad.ir.bind import type_of
+from tracegrad.ir.conversions import convert_element_type
 from tracegrad.ir.structural import broadcast_in_dim
-from tracegrad.ir.types import ArrayType, KeyDType
+from tracegrad.ir.types import ArrayType, KeyDType, is_inexact
 
 NUMPY_NAME = {
     "eq": "equal",
@@ -122,3 +123,12 @@ def axis_in(axis: Any, rank: int, name: str = "axis") -> int:
     if not -rank <= axis < rank:
         raise ValueError(f"{name} {axis} is out of bounds for an array of rank {rank}")
     return axis + rank if axis < 0 else axis
+
+
+def matrix(name: str, x: Any, position: int = 0) -> Any:
+    """`x` as an array of a dtype that LAPACK knows: half precision and integers become float32."""
+    x = value(name, x, position)
+    dtype = type_of(x).dtype
+    if dtype.itemsize < 4 or not is_inexact(dtype):
+        x = convert_element_type(x, np.dtype(np.float32))
+    return x

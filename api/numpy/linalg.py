@@ -14,6 +14,7 @@ import numpy as np
 from tracegrad.ir import dtypes, ops
 from tracegrad.ir.bind import type_of
 from tracegrad.ir.types import is_complex
+from tracegrad.lax.reflectors import geqrf
 from tracegrad.numpy import elementwise as e
 from tracegrad.numpy.contractions import cross as _cross
 from tracegrad.numpy.contractions import dot, tensordot
@@ -184,10 +185,15 @@ def svdvals(x: Any, /) -> Any:
 
 
 def qr(a: Any, mode: str = "reduced") -> Any:
-    """The factors Q (orthonormal columns) and R (upper triangular)."""
+    """The factors Q (orthonormal columns) and R (upper triangular) of matrices (..., m, n).
+
+    mode: "reduced" (Q of shape (..., m, min(m, n))), "complete" ((..., m, m)), "r" (R alone), or "raw": R and below it the reflectors, transposed as
+    NumPy has them, and their factors, for `lax.linalg.ormqr`. Raises ValueError for another mode.
+    """
     a = _matrix("jnp.linalg.qr", a, square=False)
     if mode == "raw":
-        raise NotImplementedError("jnp.linalg.qr: mode='raw' is not supported; use 'reduced', 'complete' or 'r'")
+        reflectors, taus = geqrf(a)
+        return matrix_transpose(reflectors), taus
     if mode in ("reduced", "r", "full"):
         complete = False
     elif mode == "complete":

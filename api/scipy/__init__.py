@@ -1,11 +1,11 @@
-"""SciPy's functions over traced arrays: `linalg`, `special`, `stats`, `sparse`. Each is loaded when it is first named."""
+"""SciPy's functions over traced arrays: `linalg`, `special`, `stats`, `signal`, `fft`, `optimize`, ... Each is loaded when it is first named."""
 
 from __future__ import annotations
 
 import importlib
 from typing import Any
 
-_MODULES = ("linalg", "sparse", "special", "stats")
+_MODULES = ("fft", "integrate", "interpolate", "linalg", "ndimage", "optimize", "signal", "sparse", "special", "stats")
 
 
 def __getattr__(name: str) -> Any:

@@ -15,15 +15,24 @@ from tracegrad.ir.bind import type_of
 from tracegrad.ir.types import is_complex
 from tracegrad.lax import linalg as lax_linalg
 from tracegrad.lax.operands import value
+from tracegrad.lax.reflectors import geqrf
 from tracegrad.lax.structural import broadcast_shapes
 from tracegrad.numpy.determinants import permute_rows
 from tracegrad.numpy.promotion import broadcast_to_shape, promote_inexact
 from tracegrad.scipy.structured_matrices import block_diag as block_diag
 from tracegrad.scipy.structured_matrices import circulant as circulant
 from tracegrad.scipy.structured_matrices import companion as companion
+from tracegrad.scipy.structured_matrices import convolution_matrix as convolution_matrix
 from tracegrad.scipy.structured_matrices import dft as dft
+from tracegrad.scipy.structured_matrices import fiedler as fiedler
+from tracegrad.scipy.structured_matrices import fiedler_companion as fiedler_companion
+from tracegrad.scipy.structured_matrices import hadamard as hadamard
 from tracegrad.scipy.structured_matrices import hankel as hankel
+from tracegrad.scipy.structured_matrices import helmert as helmert
 from tracegrad.scipy.structured_matrices import hilbert as hilbert
+from tracegrad.scipy.structured_matrices import invhilbert as invhilbert
+from tracegrad.scipy.structured_matrices import invpascal as invpascal
+from tracegrad.scipy.structured_matrices import leslie as leslie
 from tracegrad.scipy.structured_matrices import pascal as pascal
 from tracegrad.scipy.structured_matrices import toeplitz as toeplitz
 from tracegrad.tracer.control_flow import cond, fori_loop
@@ -193,6 +202,58 @@ def qr(
         raise ValueError(f"Unsupported QR decomposition mode '{mode}'")
     q, r = ops.qr(_matrix("qr", a), mode != "economic")
     return (r,) if mode == "r" else (q, r)
+
+
+def qr_multiply(
+    a: Any,
+    c: Any,
+    mode: str = "right",
+    pivoting: bool = False,
+    conjugate: bool = False,
+    overwrite_a: bool = False,
+    overwrite_c: bool = False,
+) -> tuple[Any, Any]:
+    """c times the Q of a = Q R, and R, without making Q. mode: "right" gives c Q, "left" Q c, of the economic Q.
+
+    a: (..., m, n); R: (..., k, n) with k = min(m, n). c: (..., p, m) from the right; (..., k, p) from the left, of which the product has m rows;
+    or a vector (m,) or (k,). conjugate: Q's conjugate in place of Q. Raises NotImplementedError for pivoting, ValueError if shapes do not fit.
+    """
+    if pivoting:
+        raise NotImplementedError(
+            "qr_multiply with pivoting is not supported; leave pivoting=False, or call SciPy's qr_multiply through pure_callback"
+        )
+    if mode not in ("left", "right"):
+        raise ValueError(f"qr_multiply: mode is 'left' or 'right', got {mode!r}")
+    (a, c) = promote_inexact("qr_multiply", a, c)
+    a, c = _matrix("qr_multiply", a), lax_linalg.matrix("qr_multiply", c, 1)
+    m, k = type_of(a).shape[-2], min(type_of(a).shape[-2:])
+    vector = type_of(c).ndim == 1
+    if vector:
+        c = c[:, None] if mode == "left" else c[None]
+    if type_of(c).shape[-1 if mode == "right" else -2] != (m if mode == "right" else k):
+        raise ValueError(f"qr_multiply: shapes {type_of(a).shape} and {type_of(c).shape} do not fit from the {mode}")
+    reflectors, taus = geqrf(a)
+    c = jnp.conj(c) if conjugate else c
+    if mode == "left":
+        c = jnp.pad(c, [(0, 0)] * (type_of(c).ndim - 2) + [(0, m - k), (0, 0)])
+    product = lax_linalg.ormqr(reflectors, taus, c, left=mode == "left")
+    product = product[..., :k] if mode == "right" else product
+    product = jnp.conj(product) if conjugate else product
+    return jnp.ravel(product) if vector else product, jnp.triu(reflectors[..., :k, :])
+
+
+def hessenberg(a: Any, *, calc_q: bool = False, overwrite_a: bool = False, check_finite: bool = True) -> Any:
+    """The Hessenberg form H of square matrices (..., n, n), zero below its subdiagonal, a = Q H Q^H; (H, Q) with calc_q."""
+    a = _square("hessenberg", a)
+    reflectors, taus = lax_linalg.hessenberg(a)
+    h = jnp.triu(reflectors, -1)
+    if not calc_q:
+        return h
+    n = type_of(a).shape[-1]
+    q = jnp.broadcast_to(jnp.eye(n, dtype=type_of(a).dtype), type_of(a).shape)
+    if n > 1:
+        q = q.at[..., 1:, 1:].set(lax_linalg.householder_product(reflectors[..., 1:, :-1], taus))
+    return h, q
 
 
 def svd(

@@ -1,4 +1,4 @@
-"""Distributions, under the names of `jax.scipy.stats`."""
+"""Distributions and statistics of samples, under the names of `jax.scipy.stats`."""
 
 from __future__ import annotations
 
@@ -28,3 +28,7 @@ from tracegrad.scipy.stats.discrete import geom as geom
 from tracegrad.scipy.stats.discrete import multinomial as multinomial
 from tracegrad.scipy.stats.discrete import nbinom as nbinom
 from tracegrad.scipy.stats.discrete import poisson as poisson
+from tracegrad.scipy.stats.kde import gaussian_kde as gaussian_kde
+from tracegrad.scipy.stats.order import mode as mode
+from tracegrad.scipy.stats.order import rankdata as rankdata
+from tracegrad.scipy.stats.order import sem as sem
