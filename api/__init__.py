@@ -71,18 +71,20 @@ from tracegrad.version import __version__, __version_info__
 jacobian = jacrev
 
 _LAZY = frozenset(
-    "ad_checkpoint core custom_batching custom_derivatives debug dtypes errors extend flatten_util interpreters lax nn ops random scipy "
-    "sharding sparse stages test_util typing version".split()
+    "ad_checkpoint core custom_batching custom_derivatives debug dtypes errors extend flatten_util interpreters lax nn ops profiler random "
+    "scipy sharding sparse stages test_util typing version".split()
 )
+_ELSEWHERE = {"pmap": "parallel"} | dict.fromkeys(("NamedSharding", "P", "PartitionSpec", "make_mesh", "set_mesh"), "sharding")
+"""Names of the package that few programs use, and the modules that have them."""
 
 
 def __getattr__(name: str) -> Any:
     if name in _LAZY:
         return importlib.import_module(f"tracegrad.{name}")
-    if name in ("NamedSharding", "P", "PartitionSpec", "make_mesh", "set_mesh"):
-        return getattr(importlib.import_module("tracegrad.sharding"), name)
+    if name in _ELSEWHERE:
+        return getattr(importlib.import_module(f"tracegrad.{_ELSEWHERE[name]}"), name)
     raise AttributeError(f"module 'tracegrad' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_LAZY} - {"annotations", "importlib", "Any"})
+    return sorted({*globals(), *_LAZY, *_ELSEWHERE} - {"annotations", "importlib", "Any"})

@@ -18,11 +18,11 @@ FUNCTIONS = """
     default_backend default_device default_matmul_precision device_count device_get device_put devices disable_jit effects_barrier
     enable_x64 ensure_compile_time_eval eval_shape grad hessian io_callback jacfwd jacobian jacrev jit jvp linear_transpose linearize
     live_arrays local_device_count local_devices log_compiles make_ir make_jaxpr make_mesh named_call named_scope numpy_dtype_promotion
-    numpy_rank_promotion print_environment_info process_count process_index pure_callback remat set_mesh typeof value_and_grad vjp vmap
+    numpy_rank_promotion pmap print_environment_info process_count process_index pure_callback remat set_mesh typeof value_and_grad vjp vmap
 """.split()
 CLASSES = "Array Device NamedSharding P PartitionSpec Shard ShapeDtypeStruct custom_jvp custom_vjp".split()
 MODULES = """
-    ad_checkpoint core custom_derivatives debug dtypes errors flatten_util lax nn numpy ops random scipy sharding stages test_util tree
+    ad_checkpoint core custom_derivatives debug dtypes errors flatten_util lax nn numpy ops profiler random scipy sharding stages test_util tree
     tree_util typing
 """.split()
 
@@ -36,7 +36,7 @@ def test_name(name: str) -> None:
         assert isinstance(value, types.ModuleType)
     else:
         assert callable(value) and value.__doc__, f"{name} has no text"
-    assert name in dir(tracegrad) or name in ("P", "PartitionSpec", "NamedSharding", "make_mesh", "set_mesh")
+    assert name in dir(tracegrad)
 
 
 def test_unknown_names_are_attribute_errors() -> None:
@@ -150,3 +150,32 @@ def test_clearing_caches_traces_again() -> None:
 def test_modules_of_scipy_are_loaded_when_they_are_named() -> None:
     code = "import tracegrad as tg; print(tg.scipy.linalg.cho_solve.__name__, tg.scipy.special.gammaln.__name__, 'linalg' in dir(tg.scipy))"
     assert python(code).split() == ["cho_solve", "gammaln", "True"]
+
+
+def test_a_mapped_axis_on_one_device() -> None:
+    f = tracegrad.pmap(lambda x, y: (x * y, tracegrad.lax.psum(x, "i")), "i", in_axes=(0, None))
+    product, total = f(np.arange(3.0).reshape(1, 3), 2.0)
+    assert product.tolist() == [[0, 2, 4]] and total.tolist() == [[0, 1, 2]]
+    assert tracegrad.pmap(lambda n, x: x * n, static_broadcasted_argnums=0)(3, np.ones((1, 2))).tolist() == [[3, 3]]
+    assert tracegrad.grad(lambda x: tracegrad.pmap(jnp.square)(x).sum())(np.ones((1, 2))).tolist() == [[2, 2]]
+    with pytest.raises(ValueError, match=r"size 2.*vmap"):
+        f(np.ones((2, 3)), 2.0)
+
+
+def test_what_is_said_to_profilers_and_other_processes() -> None:
+    from tracegrad.experimental import mesh_utils, multihost_utils
+
+    @tracegrad.profiler.annotate_function
+    def f(x):
+        with tracegrad.profiler.StepTraceAnnotation("step", step_num=1):
+            return x + 1
+
+    assert tracegrad.jit(f)(1.0) == 2
+    with pytest.raises(NotImplementedError, match="explain"):
+        tracegrad.profiler.start_trace("folder")
+    multihost_utils.sync_global_devices("here")
+    assert multihost_utils.broadcast_one_to_all({"a": jnp.ones(2)})["a"].tolist() == [1, 1]
+    mesh = tracegrad.sharding.Mesh(mesh_utils.create_device_mesh((1, 1)), ("x", "y"))
+    assert tracegrad.sharding.reshard(jnp.ones(2), tracegrad.NamedSharding(mesh, tracegrad.P("x"))).tolist() == [1, 1]
+    with pytest.raises(ValueError, match="takes 4 devices"):
+        mesh_utils.create_device_mesh((2, 2))
