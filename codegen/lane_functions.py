@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-NAMES = frozenset(("igamma", "igammac", "regularized_incomplete_beta"))
+NAMES = frozenset(("igamma", "igammac", "igamma_grad_a", "random_gamma_grad", "regularized_incomplete_beta"))
 """The primitives computed so."""
 LANES, FEW_LANES = 32, 8
 """How many elements are computed together, of many and of few."""
@@ -24,12 +24,12 @@ def symbol(name: str, dtype: Any, size: int) -> str:
 
 def module_text(name: str, dtype: Any, lanes: int, attributes: str) -> tuple[str, list[str]]:
     """The module that defines a function under its symbol, and the symbols `tg.` that it needs."""
-    from tracegrad.codegen import incomplete_beta, incomplete_gamma
+    from tracegrad.codegen import incomplete_beta, incomplete_gamma, incomplete_gamma_slope
     from tracegrad.codegen.elementary import closure
     from tracegrad.codegen.kernel import Kernel, Value
     from tracegrad.codegen.sorted_elements import sorted_loop
 
-    function = (incomplete_gamma.FUNCTIONS | incomplete_beta.FUNCTIONS)[name]
+    function = (incomplete_gamma.FUNCTIONS | incomplete_gamma_slope.FUNCTIONS | incomplete_beta.FUNCTIONS)[name]
     operands = function.operands
     single = np.dtype(dtype).itemsize < 8
     params = {f"in{j}": "ptr" for j in range(operands)} | {"out": "ptr"} | {f"stride{j}": "i64" for j in range(operands)}

@@ -17,7 +17,7 @@ from tracegrad.codegen import lane_functions, loop_ir
 from tracegrad.codegen.builder import Builder
 from tracegrad.codegen.conversions import round_half
 from tracegrad.codegen.elementwise import lazy_map, lower_as
-from tracegrad.codegen.kernel import Kernel, Value, Variable
+from tracegrad.codegen.kernel import Kernel, Value
 from tracegrad.codegen.library import Routine, special_symbol
 from tracegrad.codegen.nests import PARALLEL_WORK, tasks_of
 from tracegrad.codegen.plan import COSTS
@@ -138,100 +138,7 @@ def polygamma(k: Kernel, n: Value, x: Value) -> Value:
     return result.get()
 
 
-# The regularized incomplete gamma function's derivative in its parameter: the bracket and its derivative, as in ir/special.py.
-_MAX_TERMS = 20000
-_EPSILON = 4 * float(np.finfo(np.float64).eps)
-
-
-def _series(k: Kernel, a: Value, x: Value) -> tuple[Value, Value]:
-    """Sum of x^n / ((a+1)...(a+n)), and its derivative in a."""
-    term, log_slope = k.var("double", 1.0), k.var("double", 0.0)
-    total, slope = k.var("double", 1.0), k.var("double", 0.0)
-    n, moving = k.var("double", 1.0), k.var("i1", 1)
-    with k.while_(lambda: moving.get() & (n.get() < float(_MAX_TERMS))):
-        at = a + n.get()
-        term.set(term.get() * (x / at))
-        log_slope.add(-(1.0 / at))
-        change = term.get() * log_slope.get()
-        total.add(term.get())
-        slope.add(change)
-        moving.set(change.abs() > slope.get().abs() * _EPSILON)
-        n.add(1.0)
-    return total.get(), slope.get()
-
-
-def _fraction(k: Kernel, a: Value, x: Value) -> tuple[Value, Value]:
-    """The continued fraction 1/(x+1-a - 1(1-a)/(x+3-a - ...)), and its derivative in a, by convergents p/q."""
-
-    def variables(*initial: Any) -> list[Variable]:
-        return [k.var("double", v) for v in initial]
-
-    p0, q0, dp0, dq0 = variables(0.0, 1.0, 0.0, 0.0)
-    start = x + 1.0 - a
-    p1, q1, dp1, dq1 = variables(1.0, start, 0.0, -1.0)
-    one = k.value(1.0, "double")
-    value, slope = variables(one / start, one / (start * start))
-    n, moving = k.var("double", 1.0), k.var("i1", 1)
-    with k.while_(lambda: moving.get() & (n.get() < float(_MAX_TERMS))):
-        i = n.get()
-        up, down = i * (a - i), start + 2.0 * i
-        old = [v.get() for v in (p0, q0, dp0, dq0, p1, q1, dp1, dq1)]
-        p, q = down * old[4] + up * old[0], down * old[5] + up * old[1]
-        dp = down * old[6] - old[4] + up * old[2] + i * old[0]
-        dq = down * old[7] - old[5] + up * old[3] + i * old[1]
-        size = q.abs()
-        scale = 1.0 / (size > 1.0).select(size, one)
-        for variable, v in zip((p0, q0, dp0, dq0, p1, q1, dp1, dq1), (*old[4:], p, q, dp, dq), strict=True):
-            variable.set(v * scale)
-        new = p1.get() / q1.get()
-        new_slope = (dp1.get() - new * dq1.get()) / q1.get()
-        moved, moved_slope = (new - value.get()).abs(), (new_slope - slope.get()).abs()
-        large, large_slope = new.abs(), new_slope.abs()
-        change = (moved > moved_slope).select(moved, moved_slope)
-        size = (large > large_slope).select(large, large_slope)
-        moving.set(change > size * _EPSILON)
-        value.set(new)
-        slope.set(new_slope)
-        n.add(1.0)
-    return value.get(), slope.get()
-
-
-def _incomplete(k: Kernel, a: Value, x: Value, finish: Callable[[bool, Value], Value]) -> Value:
-    """finish(by_series, derivative of the bracket) where a > 0 and 0 < x < inf; 0 at the ends of x, NaN elsewhere."""
-    result = k.var("double", ((a > 0.0) & (x >= 0.0)).select(k.value(0.0, "double"), k.value(np.nan, "double")))
-    inside = (a > 0.0) & (x > 0.0) & (x < np.inf)
-
-    def compute() -> None:
-        def series() -> None:
-            value, slope = _series(k, a, x)
-            result.set(finish(True, value * (_log(k, x) - _psi(k, a + 1.0)) + slope))
-
-        def fraction() -> None:
-            value, slope = _fraction(k, a, x)
-            result.set(finish(False, value * (_log(k, x) - _psi(k, a)) + slope))
-
-        k.if_else((x <= 1.0) | (x <= a), series, fraction)
-
-    with k.if_(inside):
-        compute()
-    return result.get()
-
-
-def igamma_grad_a(k: Kernel, a: Value, x: Value) -> Value:
-    def finish(by_series: bool, derivative: Value) -> Value:
-        front = _c(k, "exp", a * _log(k, x) - x - _gammaln(k, a + 1.0 if by_series else a))
-        return (derivative if by_series else -derivative) * front
-
-    return _incomplete(k, a, x, finish)
-
-
-def random_gamma_grad(k: Kernel, a: Value, x: Value) -> Value:
-    return _incomplete(k, a, x, lambda by_series, derivative: -derivative * x / a if by_series else derivative * x)
-
-
 FUNCTIONS: dict[str, Function] = {
-    "igamma_grad_a": igamma_grad_a,
-    "random_gamma_grad": random_gamma_grad,
     "zeta": zeta,
     "polygamma": polygamma,
 }

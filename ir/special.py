@@ -146,26 +146,30 @@ def _series(a: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _fraction(a: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The continued fraction 1/(x+1-a - 1(1-a)/(x+3-a - 2(2-a)/...)), and its derivative in a, by convergents p/q."""
-    zero, one = np.zeros_like(x), np.ones_like(x)
-    p0, q0, dp0, dq0 = zero, one, zero, zero
-    p1, q1, dp1, dq1 = one, x + 1 - a, zero, -one
-    value, slope = p1 / q1, one / q1**2
+    """The continued fraction 1/(x+1-a - 1(1-a)/(x+3-a - 2(2-a)/(x+5-a - ...))), and its derivative in a, as the sums of differences between
+    convergents. The convergents themselves lose half of the digits to rounding."""
+    # Where a is huge only x / a counts, and where x is, the fraction is 1 / x.
+    given = x
+    x = np.minimum(np.where(a > 1e100, x / a * 1e100, x), 1e140)
+    a = np.minimum(a, 1e100)
+    total = term = 1 / (x + 1 - a)
+    slope = change = term**2
+    ratio = bend = np.zeros_like(x)
     for n in range(1, _MAX_TERMS):
-        up, down = n * (a - n), x + 1 - a + 2 * n
-        p0, p1, dp0, dp1 = p1, down * p1 + up * p0, dp1, down * dp1 - p1 + up * dp0 + n * p0
-        q0, q1, dq0, dq1 = q1, down * q1 + up * q0, dq1, down * dq1 - q1 + up * dq0 + n * q0
-        scale = 1 / np.maximum(np.abs(q1), 1)
-        p0, p1, dp0, dp1, q0, q1, dq0, dq1 = (v * scale for v in (p0, p1, dp0, dp1, q0, q1, dq0, dq1))
-        new = p1 / q1
-        new_slope = (dp1 - new * dq1) / q1
-        moving = np.maximum(np.abs(new - value), np.abs(new_slope - slope)) > _EPSILON * np.maximum(
-            np.abs(new), np.abs(new_slope)
-        )
-        value, slope = new, new_slope
-        if not moving.any():
+        factor = n * (n - a)
+        share, bend = factor * (1 + ratio), factor * bend - n * (1 + ratio)
+        below = x - a + 2 * n
+        square = below * below - 1
+        inverse = 1 / (square - share)
+        ratio = share * inverse
+        bend = (bend * (square * inverse) + 2 * share * (below * inverse)) * inverse
+        change = change * ratio + term * bend
+        term = term * ratio
+        total = total + term
+        slope = slope + change
+        if not ((np.abs(term) > _EPSILON * np.abs(total)) | (np.abs(change) > _EPSILON * np.abs(slope))).any():
             break
-    return value, slope
+    return total * (x / given), slope * (x / given)
 
 
 def _in_domain(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -72,6 +72,40 @@ def test_incomplete_gamma_functions_by_every_method(dtype: str, bound: float) ->
         assert worst(got, [p[j] for p in pairs]) <= bound
 
 
+def slopes(a: float, x: float) -> tuple[mpmath.mpf, mpmath.mpf]:
+    """-P_a / P_x and P_a, by a difference in numbers of 500 bits."""
+    with mpmath.workprec(500):
+        a, x = mpmath.mpf(a), mpmath.mpf(x)
+        step = a * mpmath.mpf(2) ** -120
+        slope = (gamma_pair(a + step, x)[0] - gamma_pair(a - step, x)[0]) / (2 * step)
+        return -slope / mpmath.exp((a - 1) * mpmath.log(x) - x - mpmath.loggamma(a)), slope
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [("float32", 1.0), ("float64", 40.0)])
+def test_slopes_of_the_incomplete_gamma_function(dtype: str, bound: float) -> None:
+    a, x = (v.astype(dtype) for v in gamma_samples(12, 4))
+    pairs = [slopes(float(p), float(q)) for p, q in zip(a, x)]
+    for j, name in enumerate(("random_gamma_grad", "igamma_grad_a")):
+        want = [p[j] for p in pairs]
+        got = np.asarray(jit(getattr(lax, name))(a, x))
+        assert got.dtype == dtype
+        assert worst(got, want) <= bound
+        if dtype == "float64":
+            assert worst(np.asarray(getattr(lax, name)(a, x)), want) <= 1e5  # in NumPy, by series and fraction everywhere
+
+
+@pytest.mark.parametrize("name", ["random_gamma_grad", "igamma_grad_a"])
+def test_slopes_at_edges_and_of_huge_arguments(name: str) -> None:
+    f = jit(getattr(lax, name))
+    a = np.array([1.0, 2.0, 1e30, 0.0, -1.0, NAN, 1.0, 1.0, INF, 0.0])
+    x = np.array([0.0, INF, 0.0, 1.0, 1.0, 1.0, NAN, -1.0, 3.0, 0.0])
+    np.testing.assert_array_equal(f(a, x), [0.0, 0.0, 0.0] + [NAN] * 7)
+    a, x = np.array([1e20, 1e120, 1e300, 1e5, 3.0, 1e-300]), np.array([1e20, 5e119, 5e300, 3e5, 1e200, 0.5])
+    with np.errstate(all="ignore"):
+        np.testing.assert_allclose(f(a, x)[1:], getattr(lax, name)(a[1:], x[1:]), rtol=1e-10)
+    assert f(a, x)[0] == pytest.approx(1.0 if name == "random_gamma_grad" else -1 / np.sqrt(2 * np.pi * 1e20))
+
+
 def beta(a: float, b: float, x: float) -> mpmath.mpf:
     """I_x(a, b) by its power series (DLMF 8.17.8), from the nearer end."""
     with mpmath.workprec(1100):

@@ -97,7 +97,7 @@ LOG_TERMS = 13
 class Near:
     """What Temme's uniform expansion is made of, 16 <= a, 0.6 <= x / a <= 1.55. With mu = x / a - 1:
 
-    exponent: a (mu - log(1 + mu)) = a eta^2 / 2 in two parts; eta with the sign of mu.
+    exponent: a (mu - log(1 + mu)) = a eta^2 / 2 in two parts; eta with the sign of mu; slope: eta / mu, 1 at 0.
     """
 
     def __init__(self, w: Writer, a: str, x: str):
@@ -113,11 +113,15 @@ class Near:
         rest = w.sub(w.add(w.fma(w.neg(q), below, square), square_lost), w.mul(q, below_lost))
         s = w.div(self.mu, below)
         s2 = w.mul(s, s)
-        tail = w.mul(w.mul(s2, s), w.polynomial(s2, [2.0 / (2 * j + 3) for j in range(LOG_TERMS)]))
+        series = w.polynomial(s2, [2.0 / (2 * j + 3) for j in range(LOG_TERMS)])
+        tail = w.mul(w.mul(s2, s), series)
         lost = w.add(w.div(rest, below), w.mul(mu_lost, w.div(self.mu, w.add(self.mu, 1.0))))
         p, p_lost = product(w, a, (q, lost))
         self.exponent = total(w, [(p, p_lost), (w.neg(w.mul(a, tail)), w.f(0.0))])
-        self.eta = w.copysign(w.sqrt(w.mul(w.sub(q, tail), 2.0)), self.mu)
+        # eta / mu, without dividing by what may be 0
+        inner = w.sub(1.0, w.mul(w.div(self.mu, w.mul(below, below)), series))
+        self.slope = w.sqrt(w.mul(w.div(2.0, below), inner))
+        self.eta = w.mul(self.slope, self.mu)
         self.inverse = w.div(1.0, a)
 
     def sum(self, w: Writer, table: Sequence[Sequence[float]]) -> str:
@@ -162,6 +166,51 @@ def igamma_near_single(w: Writer, a: str, x: str) -> str:
 @function(2)
 def igammac_near_single(w: Writer, a: str, x: str) -> str:
     return _near(w, a, x, True, tables.UNIFORM_F32)
+
+
+def _slope_near(w: Writer, a: str, x: str, table: Sequence[Sequence[float]]) -> tuple[Near, str]:
+    """(expansion, K): the derivative of P in a is -exp(-a eta^2 / 2) / sqrt(2 pi a) K. With l = x / a, and S the sum of c_k / a^k:
+    K = (l - 1) / eta - eta / 2 + (log l - 1 / (2 a)) S - (l - 1) / (a eta) dS/deta + dS/da, which DLMF 8.12.7 gives when differentiated.
+    """
+    near = Near(w, a, x)
+    quotient = w.div(1.0, near.slope)
+    sums = near.sum(w, table)
+    by_eta = near.sum(w, [[n * c for n, c in enumerate(row)][1:] or [0.0] for row in table])
+    by_a = w.mul(near.inverse, near.sum(w, [[-k * c for c in row] for k, row in enumerate(table)]))
+    rate = w.muladd(near.inverse, -0.5, w.call("log1p", near.mu))
+    rest = w.muladd(rate, sums, w.sub(by_a, w.mul(w.mul(quotient, near.inverse), by_eta)))
+    return near, w.add(w.muladd(near.eta, -0.5, quotient), rest)
+
+
+def _random_gamma_grad_near(w: Writer, a: str, x: str, table: Sequence[Sequence[float]]) -> str:
+    near, slope = _slope_near(w, a, x, table)
+    return w.mul(w.mul(w.add(near.mu, 1.0), w.polynomial(near.inverse, tables.STIRLING)), slope)
+
+
+def _igamma_grad_a_near(w: Writer, a: str, x: str, table: Sequence[Sequence[float]]) -> str:
+    near, slope = _slope_near(w, a, x, table)
+    e = exp_of(w, negative(w, near.exponent))
+    return w.neg(w.mul(w.mul(e, w.sqrt(w.mul(near.inverse, 1 / TAU))), slope))
+
+
+@function(2)
+def random_gamma_grad_near(w: Writer, a: str, x: str) -> str:
+    return _random_gamma_grad_near(w, a, x, tables.UNIFORM_F64)
+
+
+@function(2)
+def random_gamma_grad_near_single(w: Writer, a: str, x: str) -> str:
+    return _random_gamma_grad_near(w, a, x, tables.UNIFORM_F32)
+
+
+@function(2)
+def igamma_grad_a_near(w: Writer, a: str, x: str) -> str:
+    return _igamma_grad_a_near(w, a, x, tables.UNIFORM_F64)
+
+
+@function(2)
+def igamma_grad_a_near_single(w: Writer, a: str, x: str) -> str:
+    return _igamma_grad_a_near(w, a, x, tables.UNIFORM_F32)
 
 
 # ----------------------------------------------------------------------------------------------------------------- small arguments
@@ -216,6 +265,10 @@ INTERNAL: dict[str, Callable[..., str]] = {
     for f in (
         gamma_front,
         beta_front,
+        random_gamma_grad_near,
+        random_gamma_grad_near_single,
+        igamma_grad_a_near,
+        igamma_grad_a_near_single,
         igamma_near,
         igammac_near,
         igamma_near_single,
