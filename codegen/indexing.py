@@ -1,7 +1,8 @@
 """Lowering of gather, scatter and the dynamic slices.
 
 A dynamic slice of memory is a view whose offset is a value; a gather is an index function; updates and scatters write into the
-operand's own memory when nobody reads it any more, so that they cost the size of the update.
+operand's own memory when nobody reads it any more, so that they cost the size of the update. A window at a known place that is most of
+the whole is computed together with what is around it where something would have to be copied first.
 """
 
 from __future__ import annotations
@@ -17,18 +18,20 @@ from tracegrad.codegen.builder import Builder
 from tracegrad.codegen.elementwise import waits
 from tracegrad.codegen.loop_ir import For, Index, Parallel, Value
 from tracegrad.codegen.nests import PARALLEL_WORK, Space, open_loops
-from tracegrad.codegen.structural import indexed, not_negative
+from tracegrad.codegen.structural import choose, indexed, not_negative
 from tracegrad.codegen.values import (
     OTHER,
     POSITION,
     Form,
     Indices,
     Lazy,
+    Pending,
     Scalar,
     Scalars,
     View,
     add_leaf,
     combine,
+    is_constant_index,
     leaves_of,
     literal,
     load,
@@ -38,6 +41,7 @@ from tracegrad.codegen.values import (
 from tracegrad.ir import indexing as ir
 from tracegrad.ir.indexing import default_fill_value
 from tracegrad.ir.program import Equation
+from tracegrad.ir.types import ArrayType
 
 if TYPE_CHECKING:
     from tracegrad.codegen.lower import Context
@@ -153,11 +157,51 @@ def lower_dynamic_update_slice(ctx: Context, eqn: Equation) -> None:
     ctx.settle(new)
     form = ctx.value(x)
     ctx.settle(form)
+    if isinstance(new, Lazy) and _in_one_pass(ctx, x, update, new, places, out):
+        ctx.define(out, _around(ctx, t, ctx.readable(ctx.value(x)), new, places))
+        return
     new = _apart_from(ctx, update, new, ctx.value(x), out)
     whole = ctx.own(x, out)
     target = View(update.type, whole.buffer, whole.position(places), whole.strides)
     ctx.fill(target, new)
     ctx.define(out, View(t, whole.buffer, whole.offset, whole.strides))
+
+
+def _in_one_pass(ctx: Context, x: Any, update: Any, new: Lazy, places: Indices, out: Any) -> bool:
+    """Whether a window known now is computed better together with what is around it: it is most of the whole, and to write it where it
+    lies, something would have to be copied first, the whole or the window itself."""
+    if 2 * update.type.size < x.type.size or not is_constant_index(places):
+        return False
+    form = ctx.value(x)
+    if type(form) is Pending and form.root.value is not None:
+        form = form.root.value
+    if type(form) is Scalars and len(form.elements) > 1:
+        return False
+    read = leaves_of(new).keys() | leaves_of(form).keys()
+    target = ctx.targets.get(out)
+    if target is not None and target.buffer in read:
+        return False
+    return type(form) is not View or form.buffer in leaves_of(new) or not ctx.may_overwrite(form, x)
+
+
+def _around(ctx: Context, t: ArrayType, form: Form, new: Lazy, places: Indices) -> Lazy:
+    """`new` at a place, and `form` around it."""
+
+    def evaluate(b: Builder, indices: Indices) -> Scalar:
+        inside: list[Value] = []
+        for i, n, size, start in zip(indices, t.shape, new.type.shape, places):
+            if size != n:
+                inside.extend((not_negative(b, i - start), b.less(i - start, size)))
+        within = tuple([i - start for i, start in zip(indices, places)])
+        return choose(b, inside, lambda: read(b, new, within), lambda: read(b, form, indices), late=True)
+
+    leaves: dict[Any, int] = {POSITION: OTHER}
+    for leaf, how in leaves_of(form).items():
+        add_leaf(leaves, leaf, how)
+    for leaf, how in leaves_of(new).items():
+        add_leaf(leaves, leaf, combine(OTHER, how))
+    depth = max(new.depth, form.depth if isinstance(form, Lazy) else 0)
+    return Lazy(t, evaluate, leaves, new.cost + (form.cost if isinstance(form, Lazy) else 1) + 2, depth + 1)
 
 
 def _apart_from(ctx: Context, atom: Any, new: Form, old: Form, out: Any) -> Form:

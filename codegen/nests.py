@@ -242,8 +242,12 @@ def emit_loops(ctx: Context, space: Space, written: frozenset[Buffer], body: Cal
 
     def plain(counters: list[Index]) -> None:
         with ExitStack() as stack:
-            if not looped or len(looped) == 1 and work >= PARALLEL_WORK:
-                innermost(open_loops(ctx, stack, looped, written, work))
+            if not looped:
+                innermost({})
+                return
+            if len(looped) == 1 and work >= PARALLEL_WORK and not b.parallel_depth:
+                dimension = looped[0][0]
+                parallel_range(ctx, looped[0][1], work, written, lambda index: innermost({dimension: index}))
                 return
             places = open_loops(ctx, stack, looped[:-1], written, work)
             counters.extend(places.values())
@@ -255,10 +259,10 @@ def emit_loops(ctx: Context, space: Space, written: frozenset[Buffer], body: Cal
 
             emit_range(ctx, last, NAMES[len(looped) - 1], written, at)
 
+    b = ctx.b
     if len(looped) < 2 or short or looped[-1][1] < 4 * TILE or max(n for _, n, _ in looped[:-1]) < 4 * TILE:
         plain([])
         return
-    b = ctx.b
     b.loads = []
     counters: list[Index] = []
     statements = len(b.scopes[-1].items)
@@ -376,6 +380,46 @@ TASK_WORK = 500_000
 MOST_TASKS = 32
 ALIGNED = 64
 """Contiguous loops are cut at multiples of so many elements, so that tasks do not share cache lines."""
+
+
+def parallel_range(ctx: Context, n: int, work: int, written: frozenset[Buffer], body: Callable[[Index], None]) -> None:
+    """One large loop divided among threads; or several over parts of its range where the body asks on which side of a number the index is."""
+    b = ctx.b
+    outer, b.breaks = (b.watched, b.breaks), set()
+
+    def emit(low: int, high: int, watch: bool) -> None:
+        base = low // ALIGNED * ALIGNED
+        count, each = tasks_of(high - base, work, True)
+        if count == 1 or each < ALIGNED:
+            base = low
+            count, each = tasks_of(high - base, work, True)
+        with b.parallel(count, written) as task:
+            first = task * each + base
+            start, stop = b.index(first), b.index(first + each)
+            if base < low:
+                start = b.op("smax", "i64", start, b.const("i64", low))
+            if base + count * each != high:
+                stop = b.op("smin", "i64", stop, b.const("i64", high))
+            with b.loop(start, stop, memory=False, written=written, name=NAMES[0], bounds=(low, high - 1)) as loop:
+                b.watched = loop.counter if watch else None
+                body(loop.index)
+
+    emit(0, n, True)
+    points = [0, *sorted(p for p in b.breaks if 0 < p < n), n]
+    b.watched, b.breaks = outer
+    if not 2 < len(points) <= MOST_RANGES + 1:
+        return
+    b.scopes[-1].items.pop()  # the tasks; what was moved out of them stays
+    b.watched = None
+    for low, high in zip(points, points[1:]):
+        if high - low >= n // 2:
+            emit(low, high, False)
+        elif high - low == 1:
+            body(low)
+        else:
+            with b.loop(low, high, memory=False, written=written, name=NAMES[0]) as loop:
+                body(loop.index)
+    b.watched = outer[0]
 
 
 def tasks_of(n: int, work: int, contiguous: bool) -> tuple[int, int]:

@@ -402,3 +402,79 @@ def test_small_carries_are_copied() -> None:
 
     check(f, draw(100))
     assert "ptr" not in loops(f, draw(100))
+
+
+# ------------------------------------------------------------------------------------------------------- windows that are most of a whole
+
+
+def put(x: Any, window: Any, *starts: int) -> Any:
+    return ops.dynamic_update_slice(x, window, tuple(np.int32(s) for s in starts))
+
+
+def test_a_window_that_reads_around_itself_is_computed_with_what_is_around_it() -> None:
+    def line(x: Any) -> Any:
+        return [scan(lambda u, _: (put(u, ops.mul(ops.add(shifted(u, 0), shifted(u, 2)), 0.5), 1), None), x, None, 5)[0]]
+
+    def plane(x: Any) -> Any:
+        def step(u: Any, _: Any) -> Any:
+            def part(i: int, j: int) -> Any:
+                return ops.slice(u, (i, j), (u.shape[0] - 2 + i, u.shape[1] - 2 + j), (1, 1))
+
+            mean = ops.mul(ops.add(ops.add(part(0, 1), part(2, 1)), ops.add(part(1, 0), part(1, 2))), 0.25)
+            new = put(u, mean, 1, 1)
+            return new, ops.reduce_max(ops.abs(ops.sub(new, u)), (0, 1))
+
+        u, changes = scan(step, x, None, 4)
+        return [u, changes]
+
+    for f, x in ((line, draw(N)), (plane, draw(40, 50))):
+        check(f, x)
+        text = loops(f, x)
+        assert copies(text) == [] and arena(text) == -(-x.nbytes // 64) * 64
+
+
+def test_a_window_of_an_argument_is_computed_with_what_is_around_it() -> None:
+    def f(x: Any) -> Any:
+        return [put(x, ops.sin(middle(x)), 1)]
+
+    check(f, draw(N))
+    text = loops(f, draw(N))
+    assert copies(text) == [] and arena(text) == 0
+
+
+def test_windows_that_are_small_or_move_are_written_in_place() -> None:
+    def f(x: Any, k: Any) -> Any:
+        def small(u: Any, _: Any) -> Any:
+            return put(u, ops.mul(ops.slice(u, (5,), (9,), (1,)), 2.0), 3), None
+
+        def moving(u: Any, k: Any) -> Any:
+            return ops.dynamic_update_slice(u, ops.mul(middle(u), 0.5), (k,)), None
+
+        return [scan(small, x, None, 3)[0], scan(moving, x, k)[0]]
+
+    args = draw(N), np.arange(4, dtype=np.int32)
+    check(f, *args)
+    assert "'" not in loops(f, *args)  # no addresses
+
+
+def test_windows_on_windows() -> None:
+    def f(x: Any, y: Any) -> Any:
+        a = running(x)
+        b = put(a, ops.add(middle(a), 1.0), 1)
+        c = put(b, ops.mul(shifted(b, 2), 2.0), 2)
+        d = put(c, ops.slice(y, (0,), (500,), (1,)), 7)
+        return [c, put(d, ops.exp(ops.slice(d, (100,), (500,), (1,))), 200), ops.reduce_sum(b, (0,))]
+
+    check(f, draw(N) * 0.01, draw(N, 1)[:, 0])
+
+
+@pytest.mark.parametrize("n", [100_000, 99_937, 262_144])
+def test_large_loops_are_free_of_questions_where_an_index_is(n: int) -> None:
+    def f(x: Any) -> Any:
+        lo, hi = n // 2 + 3, n - 5
+        a = put(x, ops.exp(ops.sin(ops.slice(x, (lo - 2,), (hi - 2,), (1,)))), lo)
+        return [ops.sin(ops.tanh(ops.pad(ops.cos(shifted(x, 2)), 0.0, ((1, 1, 0),)))), ops.tanh(a)]
+
+    check(f, draw(n))
+    text = loops(f, draw(n))
+    assert "parallel" in text and "if" not in text
