@@ -181,20 +181,27 @@ def _transpose(dtype: Any) -> Kernel:
         mask = ", ".join(f"i32 {w}" for w in which)
         return k.emit(four, f"shufflevector {four} {x.ref}, {four} {y.ref}, <4 x i32> <{mask}>")
 
+    def square(p: Value, j: Value) -> None:
+        w, x, y, z = (k.emit(four, f"load {four}, ptr {source(p, j + q).ref}, align {align}") for q in range(4))
+        low, high = (0, 4, 1, 5), (2, 6, 3, 7)
+        wx, yz, xw, zy = shuffle(w, x, low), shuffle(y, z, low), shuffle(w, x, high), shuffle(y, z, high)
+        first, second = (0, 1, 4, 5), (2, 3, 6, 7)
+        done = shuffle(wx, yz, first), shuffle(wx, yz, second), shuffle(xw, zy, first), shuffle(xw, zy, second)
+        for q, row in enumerate(done):
+            k.line(f"store {four} {row.ref}, ptr {target(p + q, j).ref}, align {align}")
+
+    line = 64 // align
     zero = k.value(0, "i64")
     across, down = k.var("i64", zero), k.var("i64", zero)
     with k.if_(k.compare("icmp eq", k["down"], k.value(1, "i64"))):
-        # where the terms of a column are neighbours: four by four elements at a time
+        # where the terms of a column are neighbours: four by four elements at a time, a cache line of the buffer's rows after the other
         for variable, size in ((across, "columns"), (down, "terms")):
             variable.set(k.emit("i64", f"and i64 {k[size].ref}, -4"))
-        with k.loop(0, across.get(), 4, vectorize=False) as j, k.loop(0, down.get(), 4, vectorize=False) as p:
-            w, x, y, z = (k.emit(four, f"load {four}, ptr {source(p, j + q).ref}, align {align}") for q in range(4))
-            low, high = (0, 4, 1, 5), (2, 6, 3, 7)
-            wx, yz, xw, zy = shuffle(w, x, low), shuffle(y, z, low), shuffle(w, x, high), shuffle(y, z, high)
-            first, second = (0, 1, 4, 5), (2, 3, 6, 7)
-            done = shuffle(wx, yz, first), shuffle(wx, yz, second), shuffle(xw, zy, first), shuffle(xw, zy, second)
-            for q, line in enumerate(done):
-                k.line(f"store {four} {line.ref}, ptr {target(p + q, j).ref}, align {align}")
+        wide = k.emit("i64", f"and i64 {k['columns'].ref}, {-line}")
+        for start, stop, step in ((k.value(0, "i64"), wide, line), (wide, across.get(), 4)):
+            with k.loop(start, stop, step, vectorize=False) as j, k.loop(0, down.get(), 4, vectorize=False) as p:
+                for first in range(0, step, 4):
+                    square(p, j + first)
     with k.loop(down.get(), k["terms"], vectorize=False) as p, k.loop(0, across.get(), vectorize=False) as j:
         one(p, j)
     with k.loop(across.get(), k["columns"], vectorize=False) as j, k.loop(0, k["terms"], vectorize=False) as p:
