@@ -71,8 +71,8 @@ from tracegrad.version import __version__, __version_info__
 jacobian = jacrev
 
 _LAZY = frozenset(
-    "ad_checkpoint core custom_batching custom_derivatives debug dtypes errors extend flatten_util interpreters lax nn ops profiler random "
-    "scipy sharding sparse stages test_util typing version".split()
+    "ad_checkpoint core custom_batching custom_derivatives debug dtypes errors extend flatten_util interpreters lax monitoring nn ops profiler "
+    "random scipy sharding sparse stages test_util typing version".split()
 )
 _ELSEWHERE = {"pmap": "parallel"} | dict.fromkeys(("NamedSharding", "P", "PartitionSpec", "make_mesh", "set_mesh"), "sharding")
 """Names of the package that few programs use, and the modules that have them."""

@@ -32,7 +32,7 @@ class StepTraceAnnotation(TraceAnnotation):
 
 def annotate_function(func: Callable[..., Any], name: str | None = None, **decorator_kwargs: Any) -> Callable[..., Any]:
     """The function, with its name or another as annotation."""
-    return TraceAnnotation(name or getattr(func, "__name__", "function"), **decorator_kwargs)(func)
+    return TraceAnnotation(name or str(getattr(func, "__name__", "function")), **decorator_kwargs)(func)
 
 
 def trace(log_dir: Any, *args: Any, **kwargs: Any) -> NoReturn:

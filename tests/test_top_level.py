@@ -22,7 +22,7 @@ FUNCTIONS = """
 """.split()
 CLASSES = "Array Device NamedSharding P PartitionSpec Shard ShapeDtypeStruct custom_jvp custom_vjp".split()
 MODULES = """
-    ad_checkpoint core custom_derivatives debug dtypes errors flatten_util lax nn numpy ops profiler random scipy sharding stages test_util tree
+    ad_checkpoint core custom_derivatives debug dtypes errors flatten_util lax monitoring nn numpy ops profiler random scipy sharding stages test_util tree
     tree_util typing
 """.split()
 
@@ -179,3 +179,18 @@ def test_what_is_said_to_profilers_and_other_processes() -> None:
     assert tracegrad.sharding.reshard(jnp.ones(2), tracegrad.NamedSharding(mesh, tracegrad.P("x"))).tolist() == [1, 1]
     with pytest.raises(ValueError, match="takes 4 devices"):
         mesh_utils.create_device_mesh((2, 2))
+
+
+def test_events_reach_their_listeners() -> None:
+    heard = []
+    tracegrad.monitoring.register_event_listener(lambda event, **about: heard.append((event, about)))
+    tracegrad.monitoring.register_event_duration_secs_listener(lambda event, seconds: heard.append((event, seconds)))
+    tracegrad.monitoring.register_scalar_listener(lambda event, value: heard.append((event, value)))
+    try:
+        tracegrad.monitoring.record_event("/begun", step=1)
+        tracegrad.monitoring.record_event_duration_secs("/took", 0.5)
+        tracegrad.monitoring.record_scalar("/size", 3)
+    finally:
+        tracegrad.monitoring.clear_event_listeners()
+    tracegrad.monitoring.record_event("/over")
+    assert heard == [("/begun", {"step": 1}), ("/took", 0.5), ("/size", 3)]
