@@ -233,27 +233,16 @@ def _padded(ctx: Context, atom: Any, spec: tuple[int, ...], padding: Any) -> tup
         offset = sum(a * s for a, s in zip(starts, strides, strict=True))
         return View(ArrayType(tuple(sizes), atom.type.dtype), room.buffer, offset, strides)
 
+    # all of it: the code for its margins alone would take longer to compile than it could ever save
+    ctx.b.copy(room.buffer, 0, None, 0, room.type.nbytes)
     if min(inside) <= 0:
-        ctx.b.copy(room.buffer, 0, None, 0, room.type.nbytes)
         return part([0] * len(shape), whole), [strides[d] for d in spec[2:]]
     if any(crop[d] != (0, 0) for d in crop):
         assert isinstance(form, View)
         at = form.position(tuple(crop[d][0] for d in range(len(shape))))
         form = View(ArrayType(tuple(inside), atom.type.dtype), form.buffer, at, form.strides)
     ctx.fill(part([border[d][0] for d in border], inside), form)
-    starts, sizes = [border[d][0] for d in border], list(inside)
-    for d in sorted(spec[2:], key=order.index, reverse=True):
-        for start, size in ((0, border[d][0]), (whole[d] - border[d][1], border[d][1])):
-            if size:
-                slab = part([*starts[:d], start, *starts[d + 1 :]], [*sizes[:d], size, *sizes[d + 1 :]])
-                ctx.fill(slab, _zeros(ctx, slab.type))
-        starts[d], sizes[d] = 0, whole[d]
     return part([0] * len(shape), whole), [strides[d] for d in spec[2:]]
-
-
-def _zeros(ctx: Context, t: ArrayType) -> Lazy:
-    zero = ctx.b.const("f32" if t.dtype == np.float32 else "f64", 0.0)
-    return Lazy(t, lambda b, i: zero, {}, 0)
 
 
 def _matrix(ctx: Context, atom: Any, order: tuple[int, ...]) -> View:
