@@ -109,19 +109,24 @@ def _run(manager: Any, module: Any, builder: Any, tm: Any) -> None:
         _unlocked("LLVMPY_RunNewModulePassManager")(manager, module, builder)
 
 
-def compile_texts(texts: Sequence[str], target: Target, level: int, straight_vectors: bool) -> list[bytes]:
-    """The object code of modules, compiled at the same time, each in an LLVM context of its own."""
+def compile_text(text: str, target: Target, level: int | None, straight_vectors: bool = True, effort: int = 2) -> bytes:
+    """The object code of a module, in an LLVM context and by a target machine of its own: others may compile at the same time.
 
-    def compiled(text: str) -> bytes:
-        tm = create_machine(target)
-        module = parse(text, llvm.create_context())
+    level: of LLVM's passes, None for none of them; effort: for machine code.
+    """
+    tm = create_machine(target, effort)
+    module = parse(text, llvm.create_context())
+    if level is not None:
         optimize(module, target, level, straight_vectors, tm)
-        return _emitted(module, tm)
+    return _emitted(module, tm)
 
+
+def compile_texts(texts: Sequence[str], target: Target, level: int, straight_vectors: bool) -> list[bytes]:
+    """The object code of modules, compiled at the same time."""
     from concurrent.futures import ThreadPoolExecutor  # slow to import, and few programs are that large
 
     with ThreadPoolExecutor(min(len(texts), os.cpu_count() or 1)) as pool:
-        return list(pool.map(compiled, texts))
+        return list(pool.map(lambda text: compile_text(text, target, level, straight_vectors), texts))
 
 
 def compile_as_written(text: str, target: Target) -> bytes:

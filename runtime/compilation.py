@@ -9,7 +9,7 @@ from tracegrad.codegen.compile import compile_program
 from tracegrad.ir.collection import uncollected
 from tracegrad.ir.config import config
 from tracegrad.ir.program import Program
-from tracegrad.runtime import cache, dump
+from tracegrad.runtime import cache, dump, warmup
 from tracegrad.runtime.native import Compiled
 
 __all__ = ["Compiled", "compiled"]
@@ -26,6 +26,7 @@ def compiled(program: Program, name: str, traced: Program | None = None) -> Comp
     how = "loaded from the disk cache"
     if entry is None:
         how = "compiled"
+        warmup.stop()
         made = compile_program(program, name, keep_text=dumping)
         entry = Compiled(
             made.object_code, made.symbol, made.arena_size, tuple(made.external), list(made.constants), list(made.callbacks)

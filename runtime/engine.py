@@ -31,6 +31,12 @@ def _lljit() -> Any:
     return _jit
 
 
+def ready() -> None:
+    """Have what `load` needs whatever it loads."""
+    with _lock:
+        _lljit()
+
+
 def load(object_code: bytes, entry: str, externals: Iterable[str]) -> Callable[[Any, Any, Any, Any], int]:
     """Link object code into the process; the callable entry point named `entry`.
 

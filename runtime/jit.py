@@ -23,7 +23,7 @@ from tracegrad.ir.config import config
 from tracegrad.ir.primitive import Primitive
 from tracegrad.ir.program import Program, Var, param_bytes
 from tracegrad.ir.types import ArrayType
-from tracegrad.runtime import dispatch, eager
+from tracegrad.runtime import dispatch, eager, warmup
 from tracegrad.runtime.array import ArrayImpl
 from tracegrad.runtime.executable import Executable
 from tracegrad.tracer import abstract
@@ -397,6 +397,7 @@ def jit(
     both = static.argnames & donate.argnames or static.argnums & donate.argnums
     if both:
         raise ValueError(f"jit of {static.name}: the argument {min(both)!r} cannot be both static and donated")
+    warmup.start()
     return JitFunction(fun, static, donate, bool(inline))
 
 

@@ -20,6 +20,8 @@ loading = Lock()
 """Held by those who load a library once for all threads."""
 
 
+_compiling = Lock()
+_codes: dict[str, tuple[bytes, bool]] = {}
 _NOTHING = Program((), (), (), ())
 
 
@@ -28,11 +30,18 @@ def load(text: str, names: Sequence[str], title: str, level: int = 2) -> dict[st
 
     level: LLVM's effort for machine code; 0 takes a quarter of the time, for what waits more than it computes.
     """
-    code = kept(text)
-    if code is None:
-        code = target.emit_object(target.parse(text), target.host(), level)
-        keep(text, code)
-    return link(code, names, title)
+    return link(code_of(text, level)[0], names, title)
+
+
+def code_of(text: str, level: int = 2) -> tuple[bytes, bool]:
+    """(the object code of a module, which is compiled once, whether the disk cache had it)."""
+    with _compiling:
+        if text not in _codes:
+            code = kept(text)
+            _codes[text] = (target.compile_text(text, target.host(), None, effort=level), False) if code is None else (code, True)
+            if code is None:
+                keep(text, _codes[text][0])
+        return _codes[text]
 
 
 def link(code: bytes, names: Sequence[str], title: str, symbols: Mapping[str, int] | None = None) -> dict[str, int]:

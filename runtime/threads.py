@@ -197,8 +197,8 @@ _keep: list[Any] = []
 
 
 @lru_cache(maxsize=1)
-def _library() -> dict[str, int]:
-    """The addresses of the pool's functions; its threads are running."""
+def _text() -> tuple[str, bool]:
+    """The pool's code for this machine, and whether it has threads."""
     machine = target.host().triple.partition("-")[0]
     supported = sys.platform == "linux" and machine in _FUTEX
     text = _TEXT if supported else _serial_text()
@@ -206,7 +206,18 @@ def _library() -> dict[str, int]:
     argument = "i32 1" if machine == "aarch64" else ""
     declared = f"declare void @{pause}({argument.split(' ')[0]})"
     text = text.replace("PAUSE_DECLARATION", declared).replace("PAUSE", f"call void @{pause}({argument})")
-    text = text.replace("FUTEX", str(_FUTEX.get(machine, 0))).replace("SPINS", str(SPINS))
+    return text.replace("FUTEX", str(_FUTEX.get(machine, 0))).replace("SPINS", str(SPINS)), supported
+
+
+def compiled() -> bool:
+    """Compile the pool without starting it; False if the disk cache had it."""
+    return not routines.code_of(_text()[0], 0)[1]
+
+
+@lru_cache(maxsize=1)
+def _library() -> dict[str, int]:
+    """The addresses of the pool's functions; its threads are running."""
+    text, supported = _text()
     found = routines.load(text, ("tg.pool.run", "tg.pool.start", "tg.pool.forget"), "tracegrad_pool", 0)
     if supported:
         start = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_int32)(found["tg.pool.start"])
