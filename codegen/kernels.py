@@ -32,7 +32,7 @@ from tracegrad.codegen.origins import OriginBuilder
 from tracegrad.codegen.segments import flow, operands_of
 from tracegrad.ir.program import Equation
 
-_ARITHMETIC = {"fadd": 1, "fsub": 1, "fmul": 1, "fdiv": 1, "frem": 1, "fneg": 1, "sqrt": 1, "fma": 2}
+_ARITHMETIC = {"fadd": 1, "fsub": 1, "fmul": 1, "fdiv": 1, "fneg": 1, "sqrt": 1, "fma": 2}
 _ARITHMETIC.update(dict.fromkeys(("maximum", "minimum", "maxnum", "minnum"), 1))
 
 

@@ -48,7 +48,7 @@ TYPES = {
 }
 ALIGNMENT = {"f16": 2, "f32": 4, "f64": 8, "i1": 1, "i8": 1, "i16": 2, "i32": 4, "i64": 8, "ptr": 8}
 
-_FLOAT_BINARY = frozenset(("fadd", "fsub", "fmul", "fdiv", "frem"))
+_FLOAT_BINARY = frozenset(("fadd", "fsub", "fmul", "fdiv"))
 _INT_BINARY = frozenset(("add", "sub", "mul", "and", "or", "xor", "shl", "lshr", "ashr", "sdiv", "udiv", "srem", "urem"))
 _CASTS = frozenset(
     ("sext", "zext", "trunc", "fptosi", "fptoui", "sitofp", "uitofp", "fpext", "fptrunc", "bitcast", "inttoptr", "ptrtoint")

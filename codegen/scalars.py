@@ -154,7 +154,7 @@ def _div(b: Builder, t: str, args: list[Value], dtype: Any, *_: Any) -> Value:
 def _rem(b: Builder, t: str, args: list[Value], dtype: Any, *_: Any) -> Value:
     x, y = args
     if t[0] == "f":
-        return b.op("frem", t, x, y, attr="")
+        return b.math("rem", t, x, y)
     zero, one = b.const(t, 0), b.const(t, 1)
     if y.is_const and y.attr not in (0, -1):
         return b.op("srem" if dtype.kind == "i" else "urem", t, x, y)

@@ -99,6 +99,7 @@ def references() -> dict[str, object]:
         "digamma": mp.digamma,
         "trigamma": lambda x: mp.psi(1, x),
         "zeta": mp.zeta,
+        "rem": lambda x, y: x - y * (mp.floor(x / y) if x / y > 0 else mp.ceil(x / y)),
         "bessel_i0e": lambda x: mp.besseli(0, x) * mp.exp(-abs(x)),
         "bessel_i1e": lambda x: mp.besseli(1, x) * mp.exp(-abs(x)),
     }
@@ -170,6 +171,8 @@ def samples(name: str, dtype: str, n: int, seed: int = 0) -> list[tuple[np.ndarr
         ]
     elif name == "zeta":
         pairs = [(1 + spread(1e-3, 20, False), r.uniform(0.05, 20, n)), (r.uniform(1.1, 6, n), spread(0.1, 1e4, False))]
+    elif name == "rem":
+        pairs = [(spread(1e-5, 1e5), spread(1e-5, 1e5)), (r.normal(size=n), r.normal(size=n))]
     elif name == "atan2":
         pairs = [(r.normal(size=n), r.normal(size=n)), (r.normal(size=n) * 1e-3, r.normal(size=n))]
     else:

@@ -26,6 +26,7 @@ BOUNDS = {
     **dict.fromkeys(["lgamma", "erf"], 4.0),
     **dict.fromkeys(["digamma", "trigamma", "bessel_i0e", "bessel_i1e"], 5.0),
     "zeta": 7.0,
+    "rem": 0.0,
 }
 # Near 1 the approximation of erf_inv that XLA uses in single precision, and so does the stream of normal numbers, rounds 1 - x^2.
 XLA_ERF_INV = 100.0
@@ -150,7 +151,7 @@ def test_limits_of_zeta(dtype: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["f32", "f64"])
-@pytest.mark.parametrize(("name", "reference"), [("pow", np.power), ("pow_by_table", np.power), ("atan2", np.arctan2)])
+@pytest.mark.parametrize(("name", "reference"), [("pow", np.power), ("pow_by_table", np.power), ("atan2", np.arctan2), ("rem", np.fmod)])
 def test_special_pairs_are_those_of_numpy(name: str, reference: np.ufunc, dtype: str) -> None:
     if (name, dtype) == ("pow_by_table", "f64"):
         pytest.skip("a function of f32")
@@ -187,3 +188,21 @@ def test_code_that_runs_number_by_number_looks_powers_up() -> None:
 
     assert "@tg.pow_by_table.f32(" in jit(loop).lower(np.float32(3)).llvm
     assert "pow_by_table" not in jit(step).lower(np.ones(100, np.float32)).llvm
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_remainders_are_exact(dtype: type) -> None:
+    """Quotients of every size: whole ones and their neighbours, subnormal numbers, those beyond what the fast code divides."""
+    r = np.random.default_rng(3)
+    top = 120 if dtype is np.float32 else 1000
+    x = np.exp2(r.uniform(-top, top, 5000)) * np.where(r.random(5000) < 0.5, -1, 1)
+    near = np.exp2(r.uniform(-60, 5, 5000)) * x
+    y = np.where(r.random(5000) < 0.2, np.exp2(r.uniform(-top, top, 5000)), near)
+    x, y = x.astype(dtype), y.astype(dtype)
+    with np.errstate(all="ignore"), enable_x64():
+        whole = (np.rint(x / y) * y).astype(dtype)
+        for a in (x, whole, np.nextafter(whole, x), np.where(x > 0, np.finfo(dtype).tiny / 3, x).astype(dtype)):
+            np.testing.assert_array_equal(jit(lax.rem)(a, y), np.fmod(a, y))
+            np.testing.assert_array_equal(jit(tnp.remainder)(a, y), tnp.remainder(a, y))
+            np.testing.assert_array_equal(jit(lambda a: lax.rem(a, dtype(0.3)))(a), np.fmod(a, dtype(0.3)))
+            np.testing.assert_array_equal([jit(lax.rem)(*p) for p in zip(a[:40], y[:40])], np.fmod(a[:40], y[:40]))

@@ -279,7 +279,7 @@ def _trigonometric(w: Writer, x: str, shift: int) -> str:
     y = w.from_bits(w.ixor(w.to_bits(y), w.shl(w.lshr(w.iand(q, 2), 1), w.bits - 1)))
     if shift == 0:
         y = w.select(w.cmp("oeq", x, 0.0), x, y)
-    return guard(w, "cos" if shift else "sin", x, y)
+    return guard(w, "cos" if shift else "sin", (x,), y)
 
 
 @function(1)
@@ -294,7 +294,7 @@ def tan(w: Writer, x: str) -> str:
     odd = wide.icmp("ne", wide.iand(quadrant, 1), 0)
     y = wide.div(wide.select(odd, wide.neg(co), s), wide.select(odd, s, co))
     y = w.narrow(y) if w.single else y
-    return guard(w, "tan", x, w.select(w.cmp("oeq", x, 0.0), x, y))
+    return guard(w, "tan", (x,), w.select(w.cmp("oeq", x, 0.0), x, y))
 
 
 def _atan_of(w: Writer, numerator: str, denominator: str) -> str:
@@ -443,6 +443,22 @@ def power_of(w: Writer, a: str, y: str) -> str:
     e = w.call("exp", p)
     power = w.select(big, e, w.muladd(e, w.select(big, 0.0, rest), e))
     return w.select(w.cmp("oeq", e, INF), e, power)
+
+
+@function(2)
+def rem(w: Writer, x: str, y: str) -> str:
+    """The remainder of the division that truncates, with the sign of x, exact: q = floor(|x| / |y|) is one too large at most when it has
+    fewer than 52 bits, and |x| - q |y| is a number of the format then; its sign tells. In f32 all that happens in doubles."""
+    wide = w
+    a, b = w.abs(x), w.abs(y)
+    if w.single:
+        wide = Writer("f64")
+        wide.lines, wide.intrinsics, wide.calls = w.lines, w.intrinsics, w.calls
+        a, b = w.widen(a), w.widen(b)
+    r = wide.fma(wide.neg(wide.floor(wide.div(a, b))), b, a)
+    r = wide.select(wide.cmp("olt", r, 0.0), wide.add(r, b), r)
+    r = wide.select(wide.cmp("olt", a, b), a, r)  # an infinite divisor, too
+    return guard(w, "rem", (x, y), w.copysign(w.narrow(r) if w.single else r, x))
 
 
 @function(2)

@@ -67,4 +67,4 @@ def closure(needed: set[tuple[str, str]]) -> Closure:
             texts.append(d.text)
             declarations |= d.declarations
             todo.extend(sorted(d.calls - done))
-    return Closure(texts, declarations, {name for name, _ in done} & GUARDED)
+    return Closure(texts, declarations, {GUARDED[name][0] for name, _ in done if name in GUARDED})
