@@ -49,7 +49,7 @@ def file(tmp_path: Path) -> str:
         ("asm", "ret"),
     ],
 )
-def test_stages(file: str, stage: str, sign: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_show_prints_every_stage(file: str, stage: str, sign: str, capsys: pytest.CaptureFixture[str]) -> None:
     args = ["show", f"{file}:loss", "--stage", stage, "--args", "{'w': f32[64,64], 'b': f32[64]}", "f32[64,64]"]
     assert main(args) == 0
     assert sign in capsys.readouterr().out
@@ -76,7 +76,7 @@ def test_types_of_scalars_inside_containers() -> None:
     }
 
 
-def test_arguments() -> None:
+def test_arguments_are_types_and_literals() -> None:
     assert argument("f32[3, 4]") == ShapeDtypeStruct((3, 4), np.float32)
     assert argument("~f32[]") == ShapeDtypeStruct((), np.float32, weak_type=True)
     assert argument("(2, 'x', None)") == (2, "x", None) and argument("[1.5, True]") == [1.5, True]

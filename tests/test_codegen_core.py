@@ -304,7 +304,7 @@ def test_while_with_scalars_and_arrays(n: int) -> None:
 
 
 @pytest.mark.parametrize("n", [1, 3, 60])
-def test_branches(n: int) -> None:
+def test_branches_choose_and_clamp_their_index(n: int) -> None:
     def f(i: Any, x: Any) -> Any:
         y = ops.mul(x, 2.0)
         a = switch(i, [lambda x, y: (x, y), lambda x, y: (ops.sin(y), x), lambda x, y: (ops.add(x, y), ops.mul(x, y))], x, y)

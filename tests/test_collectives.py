@@ -113,7 +113,7 @@ def test_several_axes_at_once() -> None:
         lambda x: lax.ppermute(x**2, "i", [(i, (i + 1) % 6) for i in range(6)]) * x,
     ],
 )
-def test_derivatives(f: Any) -> None:
+def test_derivatives_of_collectives_reach_all_examples(f: Any) -> None:
     x = np.random.default_rng(0).normal(size=(6, 6, 1))
     check_grads(named(f), (x,), 2, rtol=1e-5)
     inside = named(grad(lambda x: f(x).sum()))(x)
@@ -138,7 +138,7 @@ def test_spmd_axis_name_is_accepted() -> None:
         close(vmap(lambda x: lax.psum(x, "i"), axis_name="i", spmd_axis_name=name)(X), np.full(6, X.sum()))
 
 
-def test_errors() -> None:
+def test_errors_name_the_axis_and_the_sizes() -> None:
     for f, error, message in (
         (
             lambda x: lax.psum(x, "i", axis_index_groups=[[0, 1], [1, 2]]),

@@ -129,7 +129,7 @@ def by_name(chain: Chain) -> str:
 
 
 @pytest.mark.parametrize("chain", singles(), ids=by_name)
-def test_functions(chain: Chain) -> None:
+def test_functions_agree_with_their_programs_and_with_differences(chain: Chain) -> None:
     """Eager operations and compiled code agree with the evaluated program, so that it can be the oracle; differences of it can be trusted."""
     check(chain)
     f = oracle(chain)
@@ -141,13 +141,13 @@ def test_functions(chain: Chain) -> None:
 
 @pytest.mark.parametrize("chain", pairs(), ids=by_name)
 @pytest.mark.usefixtures("quick_code")
-def test_pairs(chain: Chain) -> None:
+def test_pairs_of_transformations_agree_with_the_oracle(chain: Chain) -> None:
     check(chain)
 
 
 @pytest.mark.parametrize("chain", triples(), ids=by_name)
 @pytest.mark.usefixtures("quick_code")
-def test_triples(chain: Chain) -> None:
+def test_triples_of_transformations_agree_with_the_oracle(chain: Chain) -> None:
     check(chain)
 
 

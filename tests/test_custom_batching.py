@@ -168,7 +168,7 @@ def test_sequential_vmap_is_differentiated_in_both_modes() -> None:
         close(g(X), slope)
 
 
-def test_errors() -> None:
+def test_errors_name_the_rule_and_what_it_returned() -> None:
     f = custom_vmap(jnp.sin)
     with pytest.raises(AttributeError, match="No batching rule defined for custom_vmap function sin using def_vmap"):
         f(1.0)

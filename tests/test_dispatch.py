@@ -108,7 +108,7 @@ def test_bfloat16_and_keys() -> None:
     assert tracegrad.random.uniform(keys[0]).shape == ()
 
 
-def test_containers() -> None:
+def test_containers_are_recognized_and_built() -> None:
     f = jit(lambda t: tracegrad.tree_util.tree_map(lambda x: x + 1, t))
     for tree in (
         [X, 2.0, (X, [X])],
@@ -388,7 +388,7 @@ def test_donated_arguments() -> None:
 # ------------------------------------------------------------------------------------------------------------ what Python is to decide
 
 
-def test_transformations() -> None:
+def test_transformations_go_through_python() -> None:
     f = jit(lambda x: x * x)
     check(f, 3.0)
     check(f, X)
@@ -403,7 +403,7 @@ def test_transformations() -> None:
     assert is_native(f(3.0))
 
 
-def test_flags() -> None:
+def test_flags_that_change_meanings_go_through_python() -> None:
     f = jit(lambda x: jnp.log(x))
     assert np.isnan(check(f, -1.0))
     with tracegrad.debug_nans(True), pytest.raises(FloatingPointError):

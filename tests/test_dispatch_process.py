@@ -131,7 +131,7 @@ def test_allocations_that_fail() -> None:
 # ------------------------------------------------------------------------------------------------------------------------ threads
 
 
-def test_threads() -> None:
+def test_threads_call_while_tables_and_flags_change() -> None:
     """Four threads call; meanwhile tables are dropped and made anew, and flags change."""
     f = jit(lambda t, k: {"r": [t["a"] * k, t["b"]], "s": (jnp.sort(t["a"]).sum(),)})
     tree = {"a": X, "b": np.arange(3, dtype=np.int32)}

@@ -55,7 +55,7 @@ GRADIENTS: list[Case] = [
 
 
 @pytest.mark.parametrize(("call", "error", "message"), GRADIENTS)
-def test_gradients(call: Any, error: type[Exception], message: str) -> None:
+def test_errors_of_gradients(call: Any, error: type[Exception], message: str) -> None:
     check(call, error, message)
 
 
@@ -159,7 +159,7 @@ LOOPS: list[Case] = [
 
 
 @pytest.mark.parametrize(("call", "error", "message"), LOOPS)
-def test_loops(call: Any, error: type[Exception], message: str) -> None:
+def test_errors_of_loops(call: Any, error: type[Exception], message: str) -> None:
     check(call, error, message)
 
 
@@ -197,7 +197,7 @@ BRANCHES: list[Case] = [
 
 
 @pytest.mark.parametrize(("call", "error", "message"), BRANCHES)
-def test_branches(call: Any, error: type[Exception], message: str) -> None:
+def test_errors_of_branches(call: Any, error: type[Exception], message: str) -> None:
     check(call, error, message)
 
 
@@ -241,7 +241,7 @@ BATCHES: list[Case] = [
 
 
 @pytest.mark.parametrize(("call", "error", "message"), BATCHES)
-def test_batches(call: Any, error: type[Exception], message: str) -> None:
+def test_errors_of_batches(call: Any, error: type[Exception], message: str) -> None:
     check(call, error, message)
 
 

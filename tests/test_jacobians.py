@@ -44,7 +44,7 @@ def close(found: Any, expected: Any) -> None:
         ([0, -1], (((2, 3, 3), "float32"), ((2, 3, 2, 3), "float32"))),
     ],
 )
-def test_argnums(jacobian: Any, argnums: Any, structure: Any) -> None:
+def test_argnums_shape_the_structure_of_jacobians(jacobian: Any, argnums: Any, structure: Any) -> None:
     assert shapes(jacobian(lambda a, b: jnp.sin(a) * b, argnums)(X, Y)) == structure
     assert shapes(tg.jit(jacobian(lambda a, b: jnp.sin(a) * b, argnums))(X, Y)) == structure
 
@@ -271,7 +271,7 @@ REFUSED = "requires real- or complex-valued inputs"
     ],
 )  # fmt: skip
 @both
-def test_refusals(jacobian: Any, call: Any, error: type[Exception], message: str) -> None:
+def test_jacobians_refuse_what_has_none(jacobian: Any, call: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         call(jacobian)
 

@@ -230,6 +230,6 @@ def test_series_of_a_solution_found_by_a_loop() -> None:
         ((lambda x: lax.nextafter(x, 2.0), (1.0,), ([1.0],)), NotImplementedError, "nextafter"),
     ],
 )
-def test_errors(args: tuple[Any, ...], error: type[Exception], words: str) -> None:
+def test_errors_name_what_jet_cannot_do(args: tuple[Any, ...], error: type[Exception], words: str) -> None:
     with pytest.raises(error, match=words):
         jet(*args)

@@ -95,7 +95,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("call", "expected"), CASES, ids=map(str, range(len(CASES))))
-def test_values(call, expected):
+def test_values_of_operations(call, expected):
     same(call(), expected)
 
 
@@ -206,7 +206,7 @@ def test_linear_algebra():
         (lambda: lax.dot(V, V, precision="exact"), ValueError, "exact"),
     ],
 )
-def test_errors(call, error, words):
+def test_errors_name_the_operation_and_its_operands(call, error, words):
     with pytest.raises(error, match=words):
         call()
 

@@ -61,7 +61,7 @@ def traced(function):
 
 
 @pytest.mark.parametrize("text", INDICES)
-def test_reading(text):
+def test_reading_with_every_kind_of_index(text):
     expected = X[index_of(text, NAMES)]
     found = jnp.asarray(X)[index_of(text, NAMES)]
     assert isinstance(found, jnp.ndarray)
@@ -76,7 +76,7 @@ UPDATES = {"set": None, "add": np.add, "multiply": np.multiply, "min": np.minimu
 
 @pytest.mark.parametrize("method", UPDATES)
 @pytest.mark.parametrize("text", INDICES)
-def test_updating(text, method):
+def test_updating_with_every_kind_of_index(text, method):
     index = index_of(text, NAMES)
     shape = X[index].shape
     # values that are the same for an element named twice, so that the order of updates does not matter

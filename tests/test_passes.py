@@ -82,7 +82,7 @@ def lines(text: str) -> str:
 
 
 @pytest.mark.parametrize("name", SIMPLIFICATIONS)
-def test_simplify(name: str) -> None:
+def test_simplify_rewrites(name: str) -> None:
     before, *after = SIMPLIFICATIONS[name]
     result = "%0" if after[-1].startswith("%") and "=" in after[-1] else after[-1]
     body = "\n".join(lines(a) for a in after if "=" in a)

@@ -449,7 +449,7 @@ def test_transformed_and_compiled(name: str, make: Callable[[Case], Job | None])
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_completeness(name: str) -> None:
+def test_every_rule_is_given_or_declined(name: str) -> None:
     """Each primitive has samples, and each rule or a reason why not."""
     primitive = REGISTRY[name]
     rules.attach(primitive)

@@ -149,7 +149,7 @@ def test_samples_are_differentiable_in_their_parameters():
     assert float(log_slope) == pytest.approx(float(slope) / x, rel=1e-3)
 
 
-def test_moments():
+def test_moments_of_distributions():
     key = random.key(11)
     n = 20000
     for sample, mean, variance in [
@@ -201,6 +201,6 @@ KEY = random.key(0)
         (lambda: jit(lambda n: random.normal(KEY, (n,)))(3), TypeError, "static"),
     ],
 )
-def test_errors(call, error, words):
+def test_errors_of_keys_and_shapes(call, error, words):
     with pytest.raises(error, match=words):
         call()

@@ -126,7 +126,7 @@ def test_using_an_entry_keeps_it(folder: Path) -> None:
     assert path.stat().st_mtime > 1000
 
 
-def test_off(tmp_path: Path) -> None:
+def test_the_cache_can_be_switched_off(tmp_path: Path) -> None:
     with config.override("cache", False), config.override("cache_dir", str(tmp_path)):
         jit(lambda x: x * 7)(X)
     assert not entries(tmp_path)

@@ -351,7 +351,7 @@ def test_names_of_c_functions_are_safe() -> None:
         np.testing.assert_allclose(np.asarray(jit(f)(X)), np.sin(np.exp(-np.asarray(X))), rtol=1e-6)
 
 
-def test_threads() -> None:
+def test_threads_trace_and_call_one_function() -> None:
     @jit
     def f(x, n):
         return scan(lambda c, _: (jnp.sort(c * 1.0001 + jnp.flip(x)), None), x, None, length=50)[0] * n

@@ -78,7 +78,7 @@ def test_huge_requests_are_memory_errors() -> None:
         jit(lambda x: ops.broadcast_in_dim(x, (1 << 25, 1 << 25), ()))(1.0)
 
 
-def test_threads() -> None:
+def test_threads_share_the_pool() -> None:
     wrong = []
 
     def work(k: int) -> None:

@@ -177,7 +177,7 @@ def test_quantiles_of_the_normal_distribution():
     close(norm.isf(q), scipy.stats.norm.isf(q), 1e-5)
 
 
-def test_errors():
+def test_errors_name_the_function_and_the_shapes():
     with pytest.raises(ValueError, match="last two dimensions"):
         linalg.cholesky(B)
     with pytest.raises(ValueError, match="Invalid 'trans'"):

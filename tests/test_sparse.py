@@ -282,7 +282,7 @@ def test_matrices_multiply_transpose_and_go_to_scipy() -> None:
         (lambda: sparse.hessian(band)(X), TypeError, "Gradient only defined for scalar-output functions"),
     ],
 )
-def test_errors(call: Any, error: type[Exception], message: str) -> None:
+def test_errors_name_the_argument_and_the_partition(call: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         call()
 

@@ -147,7 +147,7 @@ BANDED = np.diag([2.0] * 4) + np.diag([1.0] * 3, 1)
         (tracegrad.vmap(lambda x: jnp.sum(x**2)), ["x...", ".x..", "..x.", "...x"]),
     ],
 )  # fmt: skip
-def test_patterns(fun: Any, expected: list[str]) -> None:
+def test_patterns_of_operations(fun: Any, expected: list[str]) -> None:
     assert pattern(fun, X) == expected
 
 

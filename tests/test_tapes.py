@@ -24,7 +24,7 @@ STEPS = (0, 1, 2, 61, 1000, 5000)
 
 
 @pytest.mark.parametrize("n", STEPS)
-def test_scalars(n: int) -> None:
+def test_tapes_of_scalars_are_read_in_both_directions(n: int) -> None:
     step = program(lambda i, x: [ops.add(i, np.int32(1)), ops.sin(x), ops.cos(x), x], N, S)
     back = program(lambda g, c, x: [ops.mul(g, c), ops.add(x, g)], S, S, S)
     total = program(lambda s, x: [ops.add(ops.mul(s, 0.5), x)], S, S)

@@ -1,4 +1,5 @@
-"""Batches of matrices and of rows to be sorted, and many right-hand sides of a matrix, are cut into tasks: results are those of the whole."""
+"""Batches of matrices, of rows to be sorted and of images under windows, and many right-hand sides of a matrix, are cut into tasks: results
+are those of the whole."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 import tracegrad.numpy as jnp
-from tracegrad import jit, lax, vmap
+from tracegrad import disable_jit, jit, jvp, lax, vjp, vmap
 from tracegrad.experimental import enable_x64
 
 linalg = jnp.linalg
@@ -98,3 +99,36 @@ def test_right_hand_sides_in_tasks(dtype: Any, left_side: bool, others: int) -> 
 def test_what_takes_no_time_is_not_cut() -> None:
     assert tasks(linalg.cholesky, np.eye(3, dtype=np.float32)[None].repeat(50, 0)) == 1
     assert tasks(linalg.inv, np.eye(40, dtype=np.float32)) == 1
+
+
+WINDOWS: dict[str, Any] = {  # shape, window, steps, padding, whether examples come first
+    "images": ((21, 60, 60, 3), (1, 3, 2, 1), (1, 2, 2, 1), "SAME", True),
+    "images of several features": ((7, 5, 50, 60), (1, 1, 3, 3), (1, 1, 1, 2), "SAME", True),
+    "short rows": ((9001, 16), (1, 4), (1, 2), "VALID", True),
+    "one row": ((90000,), (4,), (2,), "SAME", False),
+    "windows over the first dimension": ((600, 150), (4, 1), (2, 1), "VALID", False),
+    "windows of one element": ((300, 300), (1, 1), (1, 1), "VALID", False),
+}
+
+
+@pytest.mark.parametrize("kind", ("max", "add"))
+@pytest.mark.parametrize("case", WINDOWS)
+def test_windows_in_tasks(case: str, kind: str) -> None:
+    shape, *how, cut = WINDOWS[case]
+    r = np.random.default_rng(4)
+    x, t = (r.integers(-50, 50, shape).astype(np.float32) for _ in range(2))
+    start, operation = {"max": (-np.inf, lax.max), "add": (0.0, lax.add)}[kind]
+
+    def pool(x: Any) -> Any:
+        return lax.reduce_window(x, start, operation, *how)
+
+    def all_three(x: Any, t: Any) -> Any:
+        y, back = vjp(pool, x)
+        return y, back(y)[0], jvp(pool, (x,), (t,))[1]
+
+    found = jit(all_three)(x, t)
+    with disable_jit():
+        wanted = all_three(x, t)
+    for a, b in zip(found, wanted, strict=True):
+        np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
+    assert (tasks(pool, x) > 1) == cut

@@ -28,7 +28,7 @@ MODULES = """
 
 
 @pytest.mark.parametrize("name", FUNCTIONS + CLASSES + MODULES)
-def test_name(name: str) -> None:
+def test_every_name_of_the_package_is_there_and_documented(name: str) -> None:
     value = getattr(tracegrad, name)
     if name in CLASSES:
         assert isinstance(value, type)
@@ -55,7 +55,7 @@ def test_importing_loads_nothing_that_takes_long() -> None:
     assert python(code) == "[]\n"
 
 
-def test_placement() -> None:
+def test_placing_on_the_one_device_changes_nothing() -> None:
     x = {"a": np.arange(3.0), "b": [2, jnp.float32(1)], "n": None}
     put = tracegrad.device_put(x, tracegrad.devices()[0])
     assert isinstance(put["a"], tracegrad.Array) and put["a"].dtype == np.float32 and put["b"][0].aval.weak and put["n"] is None
