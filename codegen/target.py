@@ -131,7 +131,7 @@ def compile_texts(texts: Sequence[str], target: Target, level: int, straight_vec
 
 def compile_as_written(text: str, target: Target) -> bytes:
     """The object code of a module that needs no optimization, in an LLVM context of its own."""
-    return _emitted(parse(text, llvm.create_context()), create_machine(target))
+    return _emitted(parse(text, llvm.create_context()), create_machine(target, 1))
 
 
 def _emitted(module: Any, tm: Any) -> bytes:
