@@ -315,6 +315,28 @@ def select_and_gather_add_routine(
     return Routine(k)
 
 
-reduce_window_p.define(lower=lower_by(reduce_window_routine))
-select_and_scatter_add_p.define(lower=lower_by(select_and_scatter_add_routine))
-select_and_gather_add_p.define(lower=lower_by(select_and_gather_add_routine))
+def _lower_by(make: Callable[..., Routine]) -> Callable[[Any, Any], None]:
+    """Windows over the last dimensions only are windows in each of a batch of arrays, which tasks divide among them."""
+
+    def lower(ctx: Any, eqn: Any) -> None:
+        rank = len(eqn.params["window_dimensions"])
+        rows = [v for v in eqn.params.values() if isinstance(v, tuple)]
+        lead = next((d for d in range(rank) if any([row[d] not in (1, (0, 0)) for row in rows])), rank)
+
+        def part(*types: ArrayType, **params: Any) -> Routine:
+            if len(types[0].shape) < rank:  # one dimension for all examples
+                params = {name: v[lead - 1 :] if isinstance(v, tuple) else v for name, v in params.items()}
+            return make(*types, **params)
+
+        core = rank - lead if 0 < lead < rank else None
+        lower_by(part, core, lambda types: COST * max(t.size for t in types))(ctx, eqn)
+
+    return lower
+
+
+COST = 4
+"""About how many operations an element takes."""
+
+reduce_window_p.define(lower=_lower_by(reduce_window_routine))
+select_and_scatter_add_p.define(lower=_lower_by(select_and_scatter_add_routine))
+select_and_gather_add_p.define(lower=_lower_by(select_and_gather_add_routine))
