@@ -30,7 +30,7 @@ from tracegrad import lax  # noqa: E402
 SIZE = 1_000_000
 FUNCTIONS = (
     "exp exp2 expm1 log log1p sin cos tan asin acos atan sinh cosh tanh asinh acosh atanh cbrt logistic rsqrt erf erfc erf_inv lgamma digamma "
-    "bessel_i0e bessel_i1e pow atan2 zeta polygamma"
+    "bessel_i0e bessel_i1e pow atan2 zeta polygamma igamma igammac betainc random_gamma_grad"
 ).split()
 LIKELIHOODS = ("poisson", "student", "negative_binomial")
 
@@ -62,6 +62,11 @@ def arguments(name: str, r: np.random.Generator) -> list[np.ndarray]:
         return [r.uniform(0.1, 20, SIZE)]
     if name in ("acosh", "zeta"):
         return [r.uniform(1.1, 20, SIZE) for _ in range(1 + (name == "zeta"))]
+    if name in ("igamma", "igammac", "random_gamma_grad"):
+        shape = np.exp(r.uniform(-2, 6, SIZE))
+        return [shape, r.gamma(shape)]
+    if name == "betainc":
+        return [r.uniform(0.5, 20, SIZE), r.uniform(0.5, 20, SIZE), r.uniform(0, 1, SIZE)]
     if name == "pow":
         return [r.uniform(0.1, 5, SIZE), r.normal(size=SIZE)]
     return [3 * r.normal(size=SIZE) for _ in range(1 + (name == "atan2"))]
