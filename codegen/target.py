@@ -75,8 +75,13 @@ def parse(text: str, context: Any = None) -> Any:
 
 
 def optimize(module: Any, target: Target, level: int = 2, straight_vectors: bool = True, tm: Any = None) -> None:
-    """Run LLVM's pipeline, then inline the guards of elementary functions (`elementary/far.py`), which loops have been vectorized around.
-    Pass builders and managers are made for one use: LLVM aborts when they are used again."""
+    """Run LLVM's pipeline, then inline the guards of elementary functions, which loops have been vectorized around."""
+    run_pipeline(module, target, level, straight_vectors, tm)
+    link_guards(module, target, level, tm)
+
+
+def run_pipeline(module: Any, target: Target, level: int, straight_vectors: bool, tm: Any) -> None:
+    """LLVM's own passes. Pass builders and managers are made for one use: LLVM aborts when they are used again."""
     options = llvm.create_pipeline_tuning_options(speed_level=level)
     options.loop_vectorization = level >= 2
     options.slp_vectorization = level >= 2 and straight_vectors
@@ -84,6 +89,10 @@ def optimize(module: Any, target: Target, level: int = 2, straight_vectors: bool
     options.loop_unrolling = True
     builder = llvm.create_pass_builder(tm or machine(target), options)
     _run(builder.getModulePassManager(), module, builder, tm)
+
+
+def link_guards(module: Any, target: Target, level: int, tm: Any) -> None:
+    """Define and inline what the module declares of `elementary/far.py`."""
     guards = definitions([f.name for f in module.functions if f.is_declaration])
     if not guards:
         return
@@ -94,12 +103,8 @@ def optimize(module: Any, target: Target, level: int = 2, straight_vectors: bool
     manager = llvm.create_new_module_pass_manager()
     manager.add_always_inliner_pass()
     manager.add_global_dead_code_eliminate_pass()
-    _run(
-        manager,
-        module,
-        llvm.create_pass_builder(tm or machine(target), llvm.create_pipeline_tuning_options(speed_level=level)),
-        tm,
-    )
+    options = llvm.create_pipeline_tuning_options(speed_level=level)
+    _run(manager, module, llvm.create_pass_builder(tm or machine(target), options), tm)
 
 
 def _run(manager: Any, module: Any, builder: Any, tm: Any) -> None:
