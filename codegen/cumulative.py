@@ -10,7 +10,7 @@ import numpy as np
 
 from tracegrad.codegen import conversions, scalars
 from tracegrad.codegen.builder import Builder
-from tracegrad.codegen.loop_ir import Index
+from tracegrad.codegen.loop_ir import Index, Value
 from tracegrad.codegen.nests import UNROLLED, Space, emit_loops, note_pointwise, open_loops, read_at_their_index
 from tracegrad.codegen.reductions import Reduction, accumulator_dtype, finish, flatten, unflatten
 from tracegrad.codegen.values import Indices, Lazy, Scalar, Scalars, View, literal, load, read, store
@@ -166,6 +166,22 @@ def log_add_exp(b: Builder, x: Scalar, y: Scalar) -> Scalar:
     return b.op("fadd", t, high, b.math("log1p", t, b.math("exp", t, gap)))
 
 
+def running_log_sum(b: Builder, state: tuple[Value, Value], x: Value) -> tuple[Value, Value]:
+    """(m, t) for a sum of exponentials exp(m) (1 + t), m the largest exponent, with one more of them.
+
+    A step waits for one multiplication of the step before; the exponential and the logarithm are off that path (the online softmax
+    of M. Milakov and N. Gimelshein, 2018, with what exceeds 1 kept apart so that small terms count).
+    """
+    largest, excess = state
+    t = x.type
+    same = b.op("fcmp", "i1", x, largest, attr="oeq")  # also both infinite, whose difference is NaN
+    high, low = b.op("maximum", t, largest, x), b.op("minimum", t, largest, x)
+    ratio = b.math("exp", t, b.select(same, b.const(t, 0.0), b.op("fsub", t, low, high)))
+    larger = b.op("fcmp", "i1", x, largest, attr="ogt")
+    scaled = b.op("fadd", t, b.op("fmul", t, excess, ratio), ratio)
+    return high, b.select(larger, scaled, b.op("fadd", t, excess, ratio))
+
+
 def _chains(
     ctx: Context, space: Space, axis: int, n: int, reverse: bool, place: View, written: Any, value_at: Any, step: Any,
     rule: Reduction, start: Scalar,
@@ -173,6 +189,9 @@ def _chains(
     """Cumulative operations along the last axis that matters: several rows side by side."""
     b = ctx.b
     dtype = place.type.dtype
+    logarithms = rule.name == "logaddexp"
+    if logarithms:
+        start = (start, b.const(start.type, 0.0))
 
     def run(rows: list[Indices]) -> None:
         starts = [start] * len(rows)
@@ -181,8 +200,12 @@ def _chains(
             totals = []
             for row, total in zip(rows, unflatten(loop.params, starts)):
                 where = (*row[:axis], at, *row[axis + 1 :])
-                total = step(total, value_at(where))
-                store(b, place.buffer, place.position(where), finish(b, rule, total, dtype))
+                if logarithms:
+                    total = running_log_sum(b, total, value_at(where))
+                    result = b.op("fadd", total[0].type, total[0], b.math("log1p", total[0].type, total[1]))
+                else:
+                    total = result = step(total, value_at(where))
+                store(b, place.buffer, place.position(where), finish(b, rule, result, dtype))
                 totals.append(total)
             loop.yields = flatten(totals)
 
