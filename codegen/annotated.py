@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,7 @@ from tracegrad.codegen.kernels import Kernels, Node
 from tracegrad.codegen.loop_ir import Function
 from tracegrad.codegen.lower import Lowering, lower_program
 from tracegrad.codegen.marked_text import MarkedWriter, Outcome, instructions, outcomes, remarks_of
-from tracegrad.codegen.memory import plan_arena
+from tracegrad.codegen.memory import overwritten_inputs, plan_arena
 from tracegrad.codegen.origins import OriginBuilder, OriginContext
 from tracegrad.ir.program import Program
 from tracegrad.ir.types import is_tape
@@ -34,11 +35,11 @@ class Annotated:
     has_remarks: bool = False
 
 
-def annotate(program: Program, name: str) -> Annotated:
+def annotate(program: Program, name: str, donated: Sequence[int] = ()) -> Annotated:
     """Lower a program as `compile_program` does, noting where everything comes from."""
     lowering = Lowering(Function(name), OriginBuilder)
     prepared = prepare(program)
-    function, constants, callbacks = lower_program(prepared, name, lowering, OriginContext)
+    function, constants, callbacks = lower_program(prepared, name, lowering, OriginContext, donated)
     function.returns_tapes = any([is_tape(t.dtype) for t in program.out_types])
     plan_arena(function)
     builder = lowering.builder
@@ -91,6 +92,7 @@ def with_clocks(made: Annotated, clocks: int, timed: list[Node], in_types: Any, 
         made.constants,
         tuple(sorted(writer.external)),
         tuple(made.callbacks),
+        overwritten_inputs(made.function),
     )
 
 

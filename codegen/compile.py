@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from threading import Lock
 from typing import Any
@@ -15,7 +16,7 @@ from tracegrad.codegen.llvm_text import Writer
 from tracegrad.codegen.loop_sums import sum_products_after_loops
 from tracegrad.codegen.loop_windows import sum_windows_after_loops
 from tracegrad.codegen.lower import lower_program
-from tracegrad.codegen.memory import plan_arena
+from tracegrad.codegen.memory import overwritten_inputs, plan_arena
 from tracegrad.codegen.partition import joined, partitioned
 from tracegrad.codegen.physical_tapes import physical_tapes
 from tracegrad.codegen.product_sums import sum_before_products
@@ -41,7 +42,8 @@ class CompiledObject:
     """Native code for one program: `int32 symbol(ptr inputs, ptr outputs, ptr constants, ptr arena)` in `object_code`.
 
     constants: the arrays whose addresses the third argument holds; external: the C symbols that the code calls;
-    callbacks: the Python functions it calls, in the order of the slots that follow the constants.
+    callbacks: the Python functions it calls, in the order of the slots that follow the constants; overwritten: the inputs that it
+    overwrites, and for each the output that is to have the same address, if there is one.
     """
 
     symbol: str
@@ -52,6 +54,7 @@ class CompiledObject:
     constants: list[np.ndarray]
     external: tuple[str, ...]
     callbacks: tuple[Any, ...] = ()
+    overwritten: tuple[tuple[int, int | None], ...] = ()
     texts: dict[str, str] = field(default_factory=dict)
     """The stages as text, where they were asked for: "loops", "llvm", "optimized", "assembly"."""
 
@@ -77,11 +80,16 @@ def prepare(program: Program) -> Program:
 
 
 def compile_program(
-    program: Program, name: str = "main", keep_text: bool = False, target: targets.Target | None = None
+    program: Program,
+    name: str = "main",
+    keep_text: bool = False,
+    target: targets.Target | None = None,
+    donated: Sequence[int] = (),
 ) -> CompiledObject:
-    """Compile a program (whose key types have been made physical) for a processor, by default this one."""
+    """Compile a program (whose key types have been made physical) for a processor, by default this one. donated: the inputs whose memory
+    nobody needs any more."""
     target = targets.host() if target is None else target
-    function, constants, callbacks = lower_program(prepare(program), name)
+    function, constants, callbacks = lower_program(prepare(program), name, donated=donated)
     function.returns_tapes = any([is_tape(t.dtype) for t in program.out_types])
     plan_arena(function)
     # No dots: names with dots are those of library routines and elementary functions.
@@ -125,5 +133,6 @@ def compile_program(
         constants,
         tuple(sorted(writer.external)),
         tuple(callbacks),
+        overwritten_inputs(function),
         texts,
     )

@@ -449,17 +449,22 @@ def rule_of(primitive: Primitive) -> Any:
 
 
 def lower_program(
-    program: Program, name: str, lowering: Lowering | None = None, context: type[Context] = Context
+    program: Program,
+    name: str,
+    lowering: Lowering | None = None,
+    context: type[Context] = Context,
+    donated: Sequence[int] = (),
 ) -> tuple[Function, list[np.ndarray], list[Any]]:
     """(the function at the loop level, the arrays of its constants, the callbacks it calls).
 
-    lowering, context: a fresh Lowering, and the kind of context to lower in, by those that note more than is needed to compile.
+    donated: the inputs whose memory may be overwritten; lowering, context: a fresh Lowering, and the kind of context to lower in, by those that note more than is needed to compile.
     """
     lowering = Lowering(Function(name)) if lowering is None else lowering
     function = lowering.function
     inputs: list[Form] = []
     for k, t in enumerate(program.in_types):
         buffer = Buffer(f"in{k}", "input", k, t.dtype, t.size)
+        buffer.spare = k in donated
         function.buffers.append(buffer)
         inputs.append(View(t, buffer, 0, dense_strides(t.shape)))
     places: list[View] = []

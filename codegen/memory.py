@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import Any
 
 from tracegrad.codegen.loop_ir import Alloc, Buffer, Copy, For, Function, Parallel, While, blocks_of, buffers_of
+from tracegrad.codegen.turns import written
 
 
 def plan_arena(function: Function) -> int:
@@ -25,6 +26,19 @@ def plan_arena(function: Function) -> int:
     plan.visit(function.body)
     function.arena_size = plan.place(0)
     return function.arena_size
+
+
+def overwritten_inputs(function: Function) -> tuple[tuple[int, int | None], ...]:
+    """The inputs that are overwritten, and for each the output that lies where it does, if there is one. Memory has been planned."""
+    changed = written(function.body)
+    changed |= {b.home for b in changed if b.home is not None}
+    return tuple(
+        [
+            (b.position, b.home.position if b.home is not None else None)
+            for b in function.buffers
+            if b.kind == "input" and b.spare and (b in changed or b.home is not None)
+        ]
+    )
 
 
 class _Frames:
@@ -156,10 +170,24 @@ class _Plan:
                     self.end[chain[0]] = self.end[chain[-1]]
                 elif b is not home:
                     b.home = home
+        self._reuse_inputs(chains)
         same = {b: chain[0] for chain in chains.values() for b in chain}
         for block, s in self.copies:
             if s.source is not None and s.nbytes == s.target.nbytes and same.get(s.source, s.source) is same.get(s.target):
                 block.remove(s)
+
+    def _reuse_inputs(self, chains: dict[Buffer, list[Buffer]]) -> None:
+        """Let outputs, with what is written over by them, lie where donated inputs did that are not read any more by then."""
+        begin = {b: self.first[b] for b in self.function.buffers if b.kind == "output" and b in self.first}
+        begin.update({chain[-1]: self.begin[chain[0]] for chain in chains.values() if chain[-1].kind == "output"})
+        for b, since in begin.items():
+            for a in [a for a in self.function.buffers if a in self.donated and a.home is None and a.nbytes == b.nbytes]:
+                chain = chains.get(a, [a])
+                if self.end[chain[-1]] < since:
+                    for x in chain:
+                        x.home = b
+                    self.function.over.setdefault(b, a)
+                    break
 
     def place(self, base: int) -> int:
         """Set offsets, the largest first: each at the lowest that no overlapping lifetime occupies. The size of all."""
@@ -193,4 +221,4 @@ class _Plan:
         return total
 
 
-__all__ = ["plan_arena"]
+__all__ = ["overwritten_inputs", "plan_arena"]

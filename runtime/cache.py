@@ -77,15 +77,16 @@ def _sources() -> str:
     return h.hexdigest()
 
 
-def key(program: Program) -> str | None:
-    """The name of the program's entry; None if its code cannot be kept: it calls Python functions of this process, or has a
+def key(program: Program, donated: tuple[int, ...] = ()) -> str | None:
+    """The name of the entry of a program of which some inputs are donated; None if its code cannot be kept: it calls Python functions of this process, or has a
     primitive that a user lowers, by code that the name does not cover."""
     for primitive in {eqn.primitive for eqn in program.walk()}:
         # Our own rules may not be loaded yet; a program that is found here never needs them.
         module = getattr(primitive.rules.get("lower"), "__module__", "tracegrad.")
         if primitive.name in ("callback", "pure_callback") or not module.startswith("tracegrad."):
             return None
-    return hashlib.blake2b(program.digest + _setting().encode(), digest_size=20).hexdigest()
+    given_up = repr(donated) if donated else ""
+    return hashlib.blake2b(program.digest + (_setting() + given_up).encode(), digest_size=20).hexdigest()
 
 
 def key_of_text(text: str) -> str:
@@ -173,6 +174,7 @@ def _encode(entry: Compiled, name: str, program: Program) -> bytes:
         "symbol": entry.symbol,
         "arena_size": entry.arena_size,
         "externals": entry.externals,
+        "overwritten": entry.overwritten,
         "constants": constants,
         "lengths": [len(b) for b in blobs],
     }
@@ -203,7 +205,8 @@ def _decode(data: bytes, name: str, program: Program) -> Compiled:
         else:
             dtype, shape, blob = c
             constants.append(np.frombuffer(blobs[blob], FROM_SHORT_NAME[dtype]).reshape(shape))
-    return Compiled(blobs[0], head["symbol"], head["arena_size"], tuple(head["externals"]), constants)
+    overwritten = tuple([(i, k) for i, k in head["overwritten"]])
+    return Compiled(blobs[0], head["symbol"], head["arena_size"], tuple(head["externals"]), constants, [], overwritten)
 
 
 def _remove(path: Path) -> None:

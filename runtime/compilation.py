@@ -16,20 +16,26 @@ __all__ = ["Compiled", "compiled"]
 
 
 @uncollected
-def compiled(program: Program, name: str, traced: Program | None = None) -> Compiled:
-    """The native code of `program`; `traced`, what it was before the passes, is only for dumps."""
+def compiled(program: Program, name: str, traced: Program | None = None, donated: tuple[int, ...] = ()) -> Compiled:
+    """The native code of `program`; `traced`, what it was before the passes, is only for dumps. donated: inputs that may be overwritten."""
     start = time.perf_counter()
     dumping = bool(config.dump)
-    key = cache.key(program) if config.cache else None
+    key = cache.key(program, donated) if config.cache else None
     # Dumps show every compilation, also of what the cache holds.
     entry = cache.load(key, program) if key is not None and not dumping else None
     how = "loaded from the disk cache"
     if entry is None:
         how = "compiled"
         warmup.stop()
-        made = compile_program(program, name, keep_text=dumping)
+        made = compile_program(program, name, keep_text=dumping, donated=donated)
         entry = Compiled(
-            made.object_code, made.symbol, made.arena_size, tuple(made.external), list(made.constants), list(made.callbacks)
+            made.object_code,
+            made.symbol,
+            made.arena_size,
+            tuple(made.external),
+            list(made.constants),
+            list(made.callbacks),
+            made.overwritten,
         )
         if key is not None and not entry.callbacks:
             cache.store(key, entry, program)

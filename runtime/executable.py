@@ -53,6 +53,18 @@ def settle(optimized: Program) -> tuple[Program, list[tuple[str, Any]]]:
     return optimized.replace(outputs=tuple(computed)), places
 
 
+def reusable(in_types: Sequence[ArrayType], places: Sequence[tuple[str, Any]], donated: Sequence[int]) -> tuple[int, ...]:
+    """The donated inputs whose memory native code may have: of large arrays of numbers that are not returned as they are (`settle`)."""
+    if not donated:
+        return ()
+    from tracegrad.runtime import donation
+
+    returned = {which for kind, which in places if kind == "input"}
+    large = [i for i in donated if i not in returned and in_types[i].nbytes >= donation.SMALLEST]
+    numbers = [i for i in large if not is_key(in_types[i].dtype) and not is_tape(in_types[i].dtype)]
+    return tuple(numbers) if donation.possible() else ()
+
+
 def _memory(t: ArrayType) -> tuple[tuple[int, ...], Any, int]:
     shape, dtype = physical(t)
     return shape, dtype, prod(shape) * dtype.itemsize
@@ -72,10 +84,11 @@ class _Frame:
 class Executable:
     """Callable: takes the values of a program's inputs, returns its outputs as arrays.
 
-    program: the traced program, for the types; optimized: the same after the passes, which is what is compiled.
+    program: the traced program, for the types; optimized: the same after the passes, which is what is compiled; donated: the inputs
+    whose arrays a call takes over.
     """
 
-    def __init__(self, program: Program, optimized: Program, name: str):
+    def __init__(self, program: Program, optimized: Program, name: str, donated: Sequence[int] = ()):
         self.name = name
         self.in_types = program.in_types
         self.out_types = program.out_types
@@ -85,11 +98,15 @@ class Executable:
         ]
         self.has_tapes = any([is_tape(t.dtype) for t in (*self.in_types, *self.out_types)])
         self._plain = all(kind == "result" for kind, _ in places) and len(self.computed.outputs) == len(places)
+        self.donated = reusable(self.in_types, places, donated)
+        self.takes_over = True
+        """Whether donated arrays are overwritten, rather than copies of them."""
+        self._overwritten: dict[int, int | None] = {}
         self.code: Compiled | None = None
         self._entry: Any = None
         self._constants: Any = None
         if self.computed.outputs or self.computed.has_effects:
-            self._load(compiled(self.computed, name, program))
+            self._load(compiled(self.computed, name, program, self.donated))
 
     def _load(self, code: Compiled) -> None:
         self.code = code
@@ -102,12 +119,16 @@ class Executable:
         self._constants = self.constants_address = ctypes.addressof(self._slots)
         self.memory = [_memory(a.type) for a in self.computed.outputs]
         self._arena_size = code.arena_size
+        self._overwritten = dict(code.overwritten)
+        self._same = {k: i for i, k in code.overwritten if k is not None}
         self.has_effects = self.computed.has_effects or bool(code.callbacks)
         self._returns_tapes = "tg.tapes.new" in code.externals and any([is_tape(a.type.dtype) for a in self.computed.outputs])
         self._frames: list[_Frame] = []
 
     def __call__(self, args: Sequence[Any]) -> list[ArrayImpl]:
         """The outputs for values (arrays, NumPy arrays, numbers) of exactly the input types."""
+        if self._overwritten:
+            args = self._owned(args)
         arrays = [x._np if type(x) is ArrayImpl else _convert(x, t) for x, t in zip(args, self.in_types)]
         if self.has_tapes:
             arrays = [_words(x, t) if is_tape(t.dtype) else x for x, t in zip(arrays, self.in_types)]
@@ -117,6 +138,26 @@ class Executable:
         if self._plain:
             return [ArrayImpl(r, t) for r, t in zip(results, self.out_types)]
         return [self._output(kind, i, t, args, arrays, results) for (kind, i), t in zip(self.sources, self.out_types)]
+
+    def _owned(self, args: Sequence[Any]) -> list[Any]:
+        """The arguments; of those that native code overwrites, the data if nobody else has them, else copies. Donated arrays are deleted."""
+        from tracegrad.runtime import donation
+
+        owned = list(args)
+        for i in self._overwritten:
+            x, t = args[i], self.in_types[i]
+            free = False
+            if type(x) is ArrayImpl and self.takes_over and not any(y is x for j, y in enumerate(args) if j != i):
+                data, free = donation.given_up(x)
+            else:
+                data = x._np if type(x) is ArrayImpl else _convert(x, t)
+            if not free:
+                mine, address = result(t.shape, t.dtype, t.nbytes)
+                data = np.ascontiguousarray(data)
+                ctypes.memmove(address, pointer(data), t.nbytes)
+                data = mine
+            owned[i] = data
+        return owned
 
     def _run(self, arrays: list[np.ndarray], results: list[np.ndarray]) -> None:
         """Call the native code on arrays, which are made contiguous in place; append its results."""
@@ -129,8 +170,15 @@ class Executable:
             if not a.flags.c_contiguous:
                 arrays[i] = a = np.ascontiguousarray(a)
             inputs[i] = pointer(a)
+        same = self._same
         for i, (shape, dtype, nbytes) in enumerate(self.memory):
-            x, outputs[i] = result(shape, dtype, nbytes)
+            if i in same:
+                x = arrays[same[i]]
+                outputs[i] = pointer(x)
+                if x.shape != shape or x.dtype != dtype:
+                    x = np.ndarray(shape, dtype, x)
+            else:
+                x, outputs[i] = result(shape, dtype, nbytes)
             results.append(x)
         if self.has_effects:
             # A program that calls back into Python needs scratch memory of its own: others may run before it returns.

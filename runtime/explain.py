@@ -111,13 +111,18 @@ class Explanation:
 
 
 def explain(
-    program: Program, name: str, executable: Executable | None = None, values: Sequence[Any] | None = None, seconds: float = 0.2
+    program: Program,
+    name: str,
+    executable: Executable | None = None,
+    values: Sequence[Any] | None = None,
+    seconds: float = 0.2,
+    donated: Sequence[int] = (),
 ) -> Explanation:
     """The kernels of an optimized program whose results all are computed; with `values`, arguments of `executable`, their shares of the
     time, too, over about so many seconds of calls."""
     if not program.outputs and not program.has_effects:
         return Explanation(name, 0, 0, [])
-    made = annotate(program, name)
+    made = annotate(program, name, donated)
     inspect(made)
     rows: list[Kernel] = []
     by_node: dict[Node, Kernel] = {}
@@ -282,6 +287,11 @@ def _memory(made: Annotated, node: Node, statements: list[Any]) -> tuple[list[st
         if old in read:
             what = "which was donated and is not read any more" if old.kind == "input" else "which is not read any more"
             notes[f"writes {b.name} over {old.name}, {what}"] = None
+        elif b.kind == "output":
+            for other in read:
+                if other.spare and other.home is None and other.nbytes == b.nbytes:
+                    hindrance = "it is read at other places than are written, or again later"
+                    notes[f"{other.name} was donated, but {b.name} has memory of its own: {hindrance}"] = None
     for s in node.statements:
         why = made.builder.reasons.get(s)
         if why is not None and node.kind in ("copy", "nest", "scalar"):
@@ -396,8 +406,17 @@ def _run(
     table = np.zeros((len(made.kernels.nodes) + 2, 2), np.int64)
     code = with_clocks(made, table.ctypes.data, timed, executable.in_types, executable.out_types)
     runner = copy.copy(executable)
+    runner.takes_over = False  # it runs again and again on the same arrays
     runner._load(
-        Compiled(code.object_code, code.symbol, code.arena_size, code.external, list(code.constants), list(code.callbacks))
+        Compiled(
+            code.object_code,
+            code.symbol,
+            code.arena_size,
+            code.external,
+            list(code.constants),
+            list(code.callbacks),
+            code.overwritten,
+        )
     )
     runner(values)
     table[:] = 0

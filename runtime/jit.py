@@ -66,8 +66,13 @@ class Traced:
     @property
     def executable(self) -> Executable:
         if self._executable is None:
-            self._executable = Executable(self.program, optimize(self.program), self.name)
+            self._executable = Executable(self.program, optimize(self.program), self.name, self.donated_inputs)
         return self._executable
+
+    @property
+    def donated_inputs(self) -> tuple[int, ...]:
+        """The inputs of the program whose arrays a call takes over."""
+        return tuple([len(self.captured) + i for i in self.donated])
 
     def run(self, leaves: Sequence[Any]) -> list[ArrayImpl]:
         if not self.donated:
@@ -376,8 +381,8 @@ def jit(
         arguments, on tracers; its Python side effects happen then.
     static_argnums, static_argnames: arguments passed as they are and compiled in; they must be hashable. Naming an argument either
         way is enough.
-    donate_argnums, donate_argnames: arguments that the caller gives up: their arrays are deleted by the call, their memory is free
-        for what comes next. A donated array that is like no result is kept, with a warning.
+    donate_argnums, donate_argnames: arguments that the caller gives up: their arrays are deleted by the call, which writes results over
+        them where that is possible and nobody else sees their memory. A donated array that is like no result is kept, with a warning.
     keep_unused, inline, device, backend, in_shardings, out_shardings, compiler_options: accepted for compatibility.
 
     Returns a callable with `lower`, `trace`, `eval_shape`, `clear_cache` and `__wrapped__`. Raises TypeError for what is not callable;

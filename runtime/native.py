@@ -14,7 +14,8 @@ class Compiled:
 
     symbol: the name of its entry point in `object_code`; arena_size: bytes of scratch memory that a call needs; externals: the symbols
     that the code calls; constants: the arrays whose addresses it is given; callbacks: the Python functions it calls, as
-    (CallbackRef, in_types, out_types).
+    (CallbackRef, in_types, out_types); overwritten: the inputs that it overwrites, and for each the output that is to have the same
+    address, if there is one.
     """
 
     object_code: bytes
@@ -23,3 +24,4 @@ class Compiled:
     externals: tuple[str, ...]
     constants: list[np.ndarray]
     callbacks: list[Any] = field(default_factory=list)
+    overwritten: tuple[tuple[int, int | None], ...] = ()

@@ -42,8 +42,8 @@ def size_class(nbytes: int) -> int:
     return -(-nbytes // step) * step
 
 
-class _Lent:
-    """Mixed into the types of blocks: gives the memory back when the block, the base of the arrays in it, dies."""
+class Lent:
+    """The base class of blocks: gives the memory back when the block, the base of the arrays in it, dies."""
 
     memory: tuple[Any, int]
 
@@ -56,7 +56,7 @@ class _Lent:
 
 @lru_cache(maxsize=256)
 def _block_type(size: int) -> Any:
-    return type("Block", (_Lent, ctypes.c_char * size), {})
+    return type("Block", (Lent, ctypes.c_char * size), {})
 
 
 def _fresh(size: int) -> tuple[Any, int]:

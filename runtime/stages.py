@@ -11,7 +11,7 @@ from tracegrad.ir.bind import type_of
 from tracegrad.ir.program import Program
 from tracegrad.ir.types import ArrayType
 from tracegrad.runtime import costs, dump
-from tracegrad.runtime.executable import Executable, settle
+from tracegrad.runtime.executable import Executable, reusable, settle
 from tracegrad.tracer.abstract import ShapeDtypeStruct
 from tracegrad.tracer.pytree import tree_flatten, tree_unflatten
 from tracegrad.transforms.pipeline import optimize
@@ -92,7 +92,13 @@ class Lowered(_Stage):
     @cached_property
     def _object(self) -> CompiledObject:
         # What is compiled is what a call computes: results that are inputs or constants are settled outside of native code.
-        return compile_program(settle(self._optimized)[0], self.fun_name, keep_text=True)
+        return compile_program(self._computed[0], self.fun_name, keep_text=True, donated=self._computed[1])
+
+    @cached_property
+    def _computed(self) -> tuple[Program, tuple[int, ...]]:
+        """What native code computes, and the inputs that it may overwrite."""
+        program, places = settle(self._optimized)
+        return program, reusable(program.in_types, places, self._traced.donated_inputs)
 
     def as_text(self, stage: str = "optimized", **_: Any) -> str:
         """The text of a stage: program, optimized, loops, llvm, llvm-optimized or asm. Raises ValueError for another name."""
@@ -154,10 +160,11 @@ class Lowered(_Stage):
         if not profile:
             if args or kwargs:
                 raise ValueError("explain takes arguments only to run the function with them: say profile=True, too")
-            return explain(settle(self._optimized)[0], self.fun_name)
+            return explain(self._computed[0], self.fun_name, donated=self._computed[1])
         leaves = checked_leaves(self, args, kwargs)
         executable = self._traced.executable
-        return explain(executable.computed, self.fun_name, executable, [*self._traced.captured, *leaves])
+        values = [*self._traced.captured, *leaves]
+        return explain(executable.computed, self.fun_name, executable, values, donated=executable.donated)
 
     def compile(self, compiler_options: Any = None) -> Compiled:
         return Compiled(self, self._traced.executable)
@@ -224,6 +231,7 @@ class Compiled(_Stage):
             sum(t.nbytes for t in program.out_types),
             code.arena_size if code else 0,
             len(code.object_code) if code else 0,
+            sum(program.out_types[k].nbytes for _, k in (code.overwritten if code else ()) if k is not None),
         )
 
     def runtime_executable(self) -> Executable:
