@@ -8,6 +8,17 @@ garbage collector, and `is_gc` tells the two kinds of instances apart.
 
 from __future__ import annotations
 
+_ONE_LESS = """
+  %m = add i64 %n, -1
+  store i64 %m, ptr %x, align 8
+  need eq i64 %m, 0 else %end
+  call void @_Py_Dealloc(ptr %x)
+  br label %end
+end:
+  ret void
+}
+"""
+
 COUNTS = {
     "plain": """
 define internal void @incref(ptr %x) alwaysinline nounwind {
@@ -18,15 +29,8 @@ define internal void @incref(ptr %x) alwaysinline nounwind {
 }
 define internal void @decref(ptr %x) alwaysinline nounwind {
   %n = load i64, ptr %x, align 8
-  %m = add i64 %n, -1
-  store i64 %m, ptr %x, align 8
-  need eq i64 %m, 0 else %end
-  call void @_Py_Dealloc(ptr %x)
-  br label %end
-end:
-  ret void
-}
-""",
+"""
+    + _ONE_LESS,
     "immortal": """
 define internal void @incref(ptr %x) alwaysinline nounwind {
   %n = load i32, ptr %x, align 8
@@ -42,15 +46,8 @@ define internal void @decref(ptr %x) alwaysinline nounwind {
   %half = trunc i64 %n to i32
   if slt i32 %half, 0 then %end else %count
 count:
-  %m = add i64 %n, -1
-  store i64 %m, ptr %x, align 8
-  need eq i64 %m, 0 else %end
-  call void @_Py_Dealloc(ptr %x)
-  br label %end
-end:
-  ret void
-}
-""",
+"""
+    + _ONE_LESS,
     "call": """
 define internal void @incref(ptr %x) alwaysinline nounwind {
   call void @Py_IncRef(ptr %x)
