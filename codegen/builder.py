@@ -38,6 +38,14 @@ UNROLLED_TRIPS = 8
 """Loops of nests that run longer are not unrolled (beyond what vectorization does), which halves LLVM's time."""
 
 
+def _is_long(s: Any) -> bool:
+    """Whether a statement is a loop that is not unrolled: one around it is not, either, for it would hold many copies of it."""
+    if type(s) is not For:
+        return False
+    short = s.low.is_const and s.high.is_const and s.high.attr - s.low.attr <= UNROLLED_TRIPS
+    return not short or "no unroll" in s.hints
+
+
 def _wrap(value: int, type: str) -> int:
     bits = int(type[1:])
     if bits == 1:
@@ -415,6 +423,8 @@ class Builder:
         if len(statement.yields) != len(statement.params):
             raise AssertionError("a loop must yield as many values as it carries")
         self._close()
+        if "no unroll" not in hints and any([_is_long(inner) for inner in statement.body]):
+            statement.hints = (*statement.hints, "no unroll")
         statement.results = [self._param(v.type, "", self.level) for v in carry]
         self.scopes[-1].items.append(statement)
 
