@@ -14,7 +14,6 @@ import numpy as np
 from tracegrad.ir import dtypes, ops
 from tracegrad.ir.bind import type_of
 from tracegrad.ir.types import is_complex
-from tracegrad.lax.reflectors import geqrf
 from tracegrad.numpy import elementwise as e
 from tracegrad.numpy.contractions import cross as _cross
 from tracegrad.numpy.contractions import dot, tensordot
@@ -192,6 +191,8 @@ def qr(a: Any, mode: str = "reduced") -> Any:
     """
     a = _matrix("jnp.linalg.qr", a, square=False)
     if mode == "raw":
+        from tracegrad.lax.reflectors import geqrf
+
         reflectors, taus = geqrf(a)
         return matrix_transpose(reflectors), taus
     if mode in ("reduced", "r", "full"):
