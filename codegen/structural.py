@@ -310,8 +310,12 @@ def lower_pad(ctx: Context, eqn: Equation) -> None:
         return
     form = ctx.readable(form)
     padding = ctx.readable(ctx.value(value))
+    everywhere = Lazy(t, lambda b, i: read(b, padding, ()), dict(leaves_of(padding)), 1)
     if x.type.size == 0:
-        ctx.define(out, Lazy(t, lambda b, i: read(b, padding, ()), dict(leaves_of(padding)), 1))
+        ctx.define(out, everywhere)
+        return
+    if any(step for _, _, step in config) and t.size > UNROLLED:
+        ctx.define(out, _spread(ctx, out, x.type, form, everywhere, config))
         return
 
     def evaluate(b: Builder, indices: Indices) -> Scalar:
@@ -335,6 +339,33 @@ def lower_pad(ctx: Context, eqn: Equation) -> None:
         add_leaf(leaves, leaf, combine(1, how))
     cost = form.cost if isinstance(form, Lazy) else 1
     ctx.define(out, Lazy(t, evaluate, leaves, cost + 2, (form.depth if isinstance(form, Lazy) else 0) + 1))
+
+
+def _spread(ctx: Context, var: Any, operand: ArrayType, form: Any, everywhere: Lazy, config: Any) -> View:
+    """Elements with padding between them: the padding is written first, then they are. To ask at each place whether it is one of
+    theirs would take a division, and no loop that does vectorizes."""
+    ctx.settle(form)
+    ctx.settle(everywhere)
+    whole = ctx.allocate(var)
+    if whole.buffer in leaves_of(form) or whole.buffer in leaves_of(everywhere):
+        whole = ctx.temporary(var.type)
+    ctx.before_overwrite(whole.buffer)
+    ctx.fill(whole, everywhere)
+    firsts, counts, places, strides = [], [], [], []
+    for n, size, (lo, _, step), stride in zip(operand.shape, var.type.shape, config, whole.strides, strict=True):
+        first = max(-(lo // (step + 1)), 0)  # of the elements that negative padding does not cut off
+        firsts.append(first)
+        counts.append(max(min(n, (size - 1 - lo) // (step + 1) + 1) - first, 0))
+        places.append(lo + first * (step + 1))
+        strides.append(stride * (step + 1))
+    if all(counts):
+        part = operand.update(shape=tuple(counts))
+        if type(form) is View:
+            inside: Any = View(part, form.buffer, form.position(tuple(firsts)), form.strides)
+        else:
+            inside = indexed(part, form, lambda b, i: tuple([k + first for k, first in zip(i, firsts)]))
+        ctx.fill(View(part, whole.buffer, whole.position(tuple(places)), tuple(strides)), inside)
+    return View(var.type, whole.buffer, whole.offset, whole.strides)
 
 
 def not_negative(b: Builder, index: Index) -> Value:
