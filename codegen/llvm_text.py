@@ -293,6 +293,8 @@ class Writer(Values):
             wanted.append('!{!"llvm.loop.vectorize.enable", i1 false}')
         if "masked" in hints:
             wanted.append('!{!"llvm.loop.vectorize.predicate.enable", i1 true}')
+        if "interleave" in hints:
+            wanted.append('!{!"llvm.loop.interleave.count", i32 4}')
         if "no unroll" in hints:
             wanted.append('!{!"llvm.loop.unroll.disable"}')
         if not wanted:

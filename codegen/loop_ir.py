@@ -239,7 +239,8 @@ class Store:
 class For:
     """A counted loop. `params` are the loop-carried scalars, `yields` their next values, `results` their last ones.
 
-    hints: "independent" (no iteration reads or writes memory that another writes), "vectorize", "no vectorize", "no unroll".
+    hints: "independent" (no iteration reads or writes memory that another writes), "vectorize", "no vectorize",
+        "interleave" (several vectors of iterations at a time), "no unroll".
     """
 
     __slots__ = ("counter", "low", "high", "step", "inits", "params", "body", "yields", "results", "hints")

@@ -129,7 +129,7 @@ class _Printer:
             add(f"{pad}store {self.place(s.buffer, s.index, s.offset)} = {self.ref(s.value)}")
         elif kind is For:
             low, high = self.ref(s.low), self.ref(s.high)
-            shown = [h for h in s.hints if h not in ("no unroll", "independent")]
+            shown = [h for h in s.hints if h not in ("no unroll", "interleave", "independent")]
             hints = f" {{{', '.join(shown)}}}" if shown else ""
             step = f" step {s.step}" if s.step != 1 else ""
             results = self.results(s.results)

@@ -298,7 +298,9 @@ def _emit_accumulators(
             return found
 
         rules = [r.reduction for _ in points for r in reduced]
-        totals = _accumulate(ctx, inner, dict(outside), rules, element, written)
+        # LLVM's maximum, which looks for NaN, takes a dozen cycles, but several of them can be under way
+        cheap = sum(r.lazy.cost for r in (*maps, *reduced)) <= MOST_INTERLEAVED and any([rule.dtype.kind == "f" for rule in rules])
+        totals = _accumulate(ctx, inner, dict(outside), rules, element, written, ("interleave",) if cheap else ())
         if in_registers:
             results = [finish(b, rule, v, r.type.dtype) for rule, v, r in zip(rules, totals, reduced * len(points))]
         else:
@@ -323,6 +325,10 @@ def _emit_accumulators(
     assert not scalar_result or in_registers
 
 
+INTERLEAVED, MOST_INTERLEAVED = 128, 24
+"""Loops of at least so many turns that cost at most so much keep several vectors of partial results: a turn would wait for the one before."""
+
+
 def _accumulate(
     ctx: Context,
     runs: list[tuple[int, int, bool]],
@@ -330,6 +336,7 @@ def _accumulate(
     rules: list[Reduction],
     element: Any,
     written: frozenset[Buffer],
+    hints: tuple[str, ...],
 ) -> list[Scalar]:
     """Accumulate over the reduced runs: an accumulator for each level, so that errors do not pile up in one of them."""
     b = ctx.b
@@ -343,12 +350,14 @@ def _accumulate(
         return [tree(b, rule, list(parts)) for rule, parts in zip(rules, zip(*collected))]
 
     def step(index: Index, totals: list[Scalar]) -> list[Scalar]:
-        parts = _accumulate(ctx, rest, {**places, d: index}, rules, element, written)
+        parts = _accumulate(ctx, rest, {**places, d: index}, rules, element, written, hints)
         return [rule.combine(b, total, part) for rule, total, part in zip(rules, totals, parts)]
+
+    own_hints = () if rest or n < INTERLEAVED else hints
 
     def run(low: int, high: int, base: Index, start: list[Scalar]) -> list[Scalar]:
         flat = flatten(start)
-        with b.loop(low, high, carry=flat, memory=False, written=written, name="r") as loop:
+        with b.loop(low, high, carry=flat, memory=False, written=written, hints=own_hints, name="r") as loop:
             loop.yields = flatten(step(base + loop.index, unflatten(loop.params, start)))
         return unflatten(loop.results, start)
 
