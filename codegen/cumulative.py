@@ -1,4 +1,4 @@
-"""Lowering of cumulative operations and of the search for the index of an extremum."""
+"""Lowering of cumulative operations."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tracegrad.codegen import conversions, scalars
+from tracegrad.codegen import conversions
 from tracegrad.codegen.builder import Builder
 from tracegrad.codegen.loop_ir import Index, Value
 from tracegrad.codegen.nests import UNROLLED, Space, emit_loops, note_pointwise, open_loops, read_at_their_index
 from tracegrad.codegen.reductions import Reduction, accumulator_dtype, finish, flatten, unflatten
-from tracegrad.codegen.values import Indices, Lazy, Scalar, Scalars, View, literal, load, read, store
+from tracegrad.codegen.values import Indices, Scalar, View, literal, load, read, store
 from tracegrad.ir import reductions as ir
 from tracegrad.ir.program import Equation
 from tracegrad.ir.types import ArrayType
@@ -23,54 +23,6 @@ if TYPE_CHECKING:
 
 CHAINS = 4
 """Rows that are accumulated along at a time: each is a chain of dependent operations, and the processor has room for several."""
-
-
-def lower_search(name: str) -> Any:
-    """argmax and argmin: the extremum first, then the least index where it stands; both passes vectorize."""
-
-    def lower(ctx: Context, eqn: Equation) -> None:
-        (x,), (out,) = eqn.inputs, eqn.outputs
-        axis, index_dtype = eqn.params["axis"], eqn.params["index_dtype"]
-        b = ctx.b
-        form = ctx.readable(ctx.value(x))
-        ctx.settle(form)
-        if isinstance(form, Lazy) and form.cost > 4:
-            form = ctx.view(x)
-        shape = x.type.shape
-        n = shape[axis]
-        dtype = x.type.dtype
-        reduction = Reduction(name, (axis,), dtype)
-        if out.type.size == 0:
-            ctx.define(out, ctx.allocate(out))
-            return
-        place = None if out.type.size == 1 else ctx.allocate(out)
-        written = frozenset() if place is None else frozenset((place.buffer,))
-        results: list[Scalar] = []
-
-        def body(kept: Indices) -> None:
-            def at(i: Index) -> Scalar:
-                return read(b, form, (*kept[:axis], i, *kept[axis:]))
-
-            with b.loop(0, n, carry=[reduction.identity(b)], memory=False, written=written, name="r") as loop:
-                loop.yields = [reduction.combine(b, loop.params[0], at(loop.index))]
-            best = loop.results[0]
-            with b.loop(0, n, carry=[b.const("i64", n)], memory=False, written=written, name="r") as loop:
-                value = at(loop.index)
-                found = scalars.apply(b, "eq", dtype, dtype, [value, best], {})
-                if dtype.kind == "f":
-                    found = b.op("or", "i1", found, b.op("fcmp", "i1", value, value, attr="uno"))
-                here = b.select(found, loop.counter, b.const("i64", n))
-                loop.yields = [b.op("smin", "i64", loop.params[0], here)]
-            index = conversions.convert(b, loop.results[0], np.dtype(np.int64), index_dtype)
-            if place is None:
-                results.append(index)
-            else:
-                store(b, place.buffer, place.position(kept), index)
-
-        emit_loops(ctx, Space(out.type.shape, False), written, body, 6 * n if place is not None else 0)
-        ctx.define(out, Scalars(out.type, results) if place is None else place)
-
-    return lower
 
 
 def lower_cumulative(name: str) -> Any:
@@ -227,7 +179,5 @@ def _chains(
             run([space.indices({**places, d: k}) for k in range(whole * CHAINS, size)])
 
 
-ir.argmax_p.define(lower=lower_search("max"))
-ir.argmin_p.define(lower=lower_search("min"))
 for _name, _combine in (("sum", "add"), ("prod", "mul"), ("max", "max"), ("min", "min"), ("logsumexp", "logaddexp")):
     getattr(ir, f"cum{_name}_p").define(lower=lower_cumulative(_combine))

@@ -210,7 +210,8 @@ class Values:
         elif op in _INTRINSICS:
             name = f"@llvm.{_INTRINSIC_NAMES.get(op, op)}.{v.type}"
             self._declare(name, type, [type] * len(args))
-            add(f"  {out} = call {type} {name}({', '.join(map(self._typed, args))})")
+            flags = f"{v.attr} " if v.attr else ""
+            add(f"  {out} = call {flags}{type} {name}({', '.join(map(self._typed, args))})")
         elif op == "ctlz":
             name = f"@llvm.ctlz.{v.type}"
             self._declare(name, type, [type, "i1"])

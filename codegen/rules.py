@@ -12,8 +12,8 @@ from tracegrad.ir.primitive import REGISTRY, Primitive
 _FILES = {"calls": "control_flow"}
 """The files of families that are not named like them."""
 _ASIDE = {
-    "argmax": "cumulative",
-    "argmin": "cumulative",
+    "argmax": "extrema",
+    "argmin": "extrema",
     "callback": "callbacks",
     "conv_general_dilated": "convolution",
     "cumlogsumexp": "cumulative",
