@@ -292,7 +292,28 @@ def distances(numba):
     return numba.njit(by_hand), ours, (a, b)
 
 
-BESIDE_NUMBA = {f.__name__: f for f in (mandelbrot, orbit, filtered, distances)}
+def jacobi(numba):
+    u = rng().uniform(size=(1024, 1024)).astype(F)
+
+    def by_hand(u):
+        u, new = u.copy(), u.copy()
+        for _ in range(20):
+            for i in range(1, u.shape[0] - 1):
+                for j in range(1, u.shape[1] - 1):
+                    new[i, j] = F(0.25) * (u[i - 1, j] + u[i + 1, j] + u[i, j - 1] + u[i, j + 1])
+            u, new = new, u
+        return u
+
+    def ours(u):
+        def step(u, _):
+            return u.at[1:-1, 1:-1].set(0.25 * (u[:-2, 1:-1] + u[2:, 1:-1] + u[1:-1, :-2] + u[1:-1, 2:])), None
+
+        return lax.scan(step, u, None, length=20)[0]
+
+    return numba.njit(by_hand), ours, (u,)
+
+
+BESIDE_NUMBA = {f.__name__: f for f in (mandelbrot, orbit, filtered, distances, jacobi)}
 
 
 def beside_numba(name: str, seconds: float, rounds: int = 3) -> dict[str, float]:

@@ -297,6 +297,8 @@ def _memory(made: Annotated, node: Node, statements: list[Any]) -> tuple[list[st
         if why is not None and node.kind in ("copy", "nest", "scalar"):
             notes[f"{'copied' if node.kind == 'copy' else 'written to memory'} because {why}"] = None
     for e in node.equations if node.kind != "copy" else ():
+        if node.kind == "branches" and e.primitive.name != "cond":
+            continue  # brings a loop's carry to its place
         for in_place, why in made.builder.updates.get(e, ()):
             if why in left:
                 continue

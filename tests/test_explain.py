@@ -135,6 +135,15 @@ def test_loops_say_what_changes_places():
     assert "on a copy" not in notes
 
 
+def test_what_brings_a_carry_home_is_not_said_to_be_the_loop():
+    def halved(x):
+        return lax.while_loop(lambda s: s[1] < 3, lambda s: (0.5 * s[0][::-1], s[1] + 1), (x, 0))[0]
+
+    table = explained(halved, np.ones(5000))
+    (home,) = [k for k in table if k.kind == "branches"]
+    assert home.memory == [] and table[-1].kind == "copy" and table[-1].number == f"{home.number}.1"
+
+
 def test_large_loops_say_their_tasks():
     (kernel,) = explained(lambda x: np.sin(x) * 2.0, np.ones(4_000_000))
     assert kernel.tasks > 1 and kernel.flops == 8_000_000 and kernel.stores == 16_000_000
