@@ -134,7 +134,7 @@ CASES: dict[str, tuple[Callable[..., Any], tuple[Any, ...], int, int]] = {
     # Queries, keys, values, the doubled result, the probabilities and the sums.
     "attention": (attention, (*[normal(16, 8)] * 3, normal(4, 12, 16)), (4 * 4 * 12 * 8 + 4 * 12 * 12 + 4 * 12) * F, 36),
     # x - m follows from x and the means, and the quotient from that and the deviations: two numbers a row.
-    "layer norm": (layer_norm, (WIDE, normal(H), normal(H)), 2 * N * F, 44),
+    "layer norm": (layer_norm, (WIDE, normal(H), normal(H)), 2 * N * F, 43),
     # What goes into relu, from which come relu, its derivative, and the places of the maxima; and what goes into the product.
     "convolution and pool": (
         convolution_and_pool,

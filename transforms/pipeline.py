@@ -18,6 +18,7 @@ from tracegrad.transforms.physical_keys import physical_keys
 from tracegrad.transforms.roll import roll_repetitions
 from tracegrad.transforms.simplify import simplify
 from tracegrad.transforms.steps import share_steps
+from tracegrad.transforms.stretches import shrink_stretches
 
 Pass = Callable[[Program], Program]
 Observer = Callable[[Pass, Program, Program], None]
@@ -28,6 +29,7 @@ PIPELINE: tuple[Pass, ...] = (
     remove_dead_code,  # early, since derivatives leave much behind, and what is gone costs the others nothing
     physical_keys,  # before simplification, whose rules know only numeric dtypes
     simplify,
+    shrink_stretches,  # after the broadcasts of scalars are gone; the next simplification removes what it makes unnecessary
     inline_calls,  # a cond whose branch became known is a call by now
     roll_repetitions,  # before merging, by which steps would read of steps long before; before what is done to loops
     merge_common,  # before narrowing, so that equal operands of a loop are one value
