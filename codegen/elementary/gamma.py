@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from math import factorial
 
-from tracegrad.codegen.elementary.functions import INF, NAN, exp_parts, function, log_of, power_of, table
+from tracegrad.codegen.elementary.functions import INF, NAN, exp_parts, function, log_of, table
+from tracegrad.codegen.elementary.powers import power_of
 from tracegrad.codegen.elementary.writer import Writer
 
 HALF_LOG_TAU = 0.9189385332046727

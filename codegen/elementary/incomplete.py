@@ -12,7 +12,8 @@ import math
 from collections.abc import Callable, Sequence
 
 from tracegrad.codegen.elementary import incomplete_tables as tables
-from tracegrad.codegen.elementary.functions import function, log_in_two_parts
+from tracegrad.codegen.elementary.functions import function
+from tracegrad.codegen.elementary.powers import log_in_two_parts
 from tracegrad.codegen.elementary.writer import Writer
 
 Parts = tuple[str, str]

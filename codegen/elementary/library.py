@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import NamedTuple
 
-from tracegrad.codegen.elementary import gamma, lookup  # noqa: F401  (register their functions)
+from tracegrad.codegen.elementary import gamma, lookup, powers  # noqa: F401  (register their functions)
 from tracegrad.codegen.elementary.far import GUARDED
 from tracegrad.codegen.elementary.functions import FUNCTIONS
 from tracegrad.codegen.elementary.writer import Writer

@@ -11,7 +11,8 @@ import math
 import struct
 from collections.abc import Sequence
 
-from tracegrad.codegen.elementary.functions import INF, function, special_powers
+from tracegrad.codegen.elementary.functions import INF, function
+from tracegrad.codegen.elementary.powers import special_powers
 from tracegrad.codegen.elementary.writer import Writer
 
 SCALAR = {("pow", "f32"): "pow_by_table"}
