@@ -15,7 +15,7 @@ CHEAP = 5
 
 ELEMENTWISE = frozenset(("elementwise", "special"))
 INDEXED = frozenset(("structural",))
-_INDEXED_NAMES = frozenset(("gather", "dynamic_slice"))
+_INDEXED_NAMES = frozenset(("gather", "dynamic_slice", "searchsorted"))
 REDUCTIONS = frozenset("reduce_sum reduce_prod reduce_max reduce_min reduce_and reduce_or reduce_xor".split())
 
 COSTS = {

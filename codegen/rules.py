@@ -22,6 +22,7 @@ _ASIDE = {
     "cumprod": "cumulative",
     "cumsum": "cumulative",
     "pure_callback": "callbacks",
+    "searchsorted": "searching",
 }
 """Primitives whose rules have a file apart from their family's."""
 

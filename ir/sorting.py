@@ -1,4 +1,4 @@
-"""`sort` of several operands by leading keys, and `top_k`.
+"""`sort` of several operands by leading keys, `top_k`, and `searchsorted`.
 
 The order of floats: -0.0 equals 0.0, NaN comes last. Complex numbers are ordered by real, then imaginary part.
 """
@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from tracegrad.ir.bind import bind, type_of
+from tracegrad.ir.bind import bind, bind1, type_of
+from tracegrad.ir.checks import ORDERED, require_dtype, same_dtype
 from tracegrad.ir.primitive import Primitive
 from tracegrad.ir.types import ArrayType, bfloat16, is_complex, is_key
 
-__all__ = ["sort", "top_k", "sort_p", "top_k_p"]
+__all__ = ["searchsorted", "searchsorted_p", "sort", "sort_p", "top_k", "top_k_p"]
 
 
 def _sort_type(*operands: ArrayType, dimension: int, is_stable: bool, num_keys: int) -> tuple[ArrayType, ...]:
@@ -102,3 +103,33 @@ top_k_p = Primitive("top_k", _top_k_type, _top_k_evaluate, "sorting", multiple_r
 def top_k(x: Any, k: int) -> Sequence[Any]:
     """The k largest values along the last axis, descending, and their int32 indices; of equal ones the first comes first."""
     return bind(top_k_p, x, k=int(k))
+
+
+def _searchsorted_type(a: ArrayType, v: ArrayType, *, side: str) -> tuple[ArrayType]:
+    require_dtype("searchsorted", ORDERED, (a, v))
+    same_dtype("searchsorted", (a, v))
+    if side not in ("left", "right"):
+        raise ValueError(f"searchsorted: side must be 'left' or 'right', got {side!r}")
+    if a.ndim == 0 or a.shape[:-1] != v.shape[: a.ndim - 1]:
+        raise TypeError(f"searchsorted takes rows and values whose shape begins with that of the rows, got {a} and {v}")
+    return (ArrayType(v.shape, np.dtype(np.int32 if a.shape[-1] < 2**31 else np.int64)),)
+
+
+def _searchsorted_evaluate(a: np.ndarray, v: np.ndarray, *, side: Any) -> tuple[np.ndarray]:
+    dtype = np.dtype(np.int32 if a.shape[-1] < 2**31 else np.int64)
+    rows, values = _ordered(a), _ordered(v)
+    found = np.empty(v.shape, dtype)
+    for row in np.ndindex(*a.shape[:-1]):
+        found[row] = np.searchsorted(rows[row], values[row], side)
+    return (found,)
+
+
+searchsorted_p = Primitive("searchsorted", _searchsorted_type, _searchsorted_evaluate, "sorting")
+
+
+def searchsorted(a: Any, v: Any, side: str = "left") -> Any:
+    """How many elements of a sorted row go before each value: those that are less, or, from the right, not greater; NaN is the greatest.
+
+    a: one row, or several, whose shape `v` begins with. What is found in a row that is not sorted is not specified.
+    """
+    return bind1(searchsorted_p, a, v, side=side)

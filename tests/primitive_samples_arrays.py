@@ -328,6 +328,16 @@ def sorting_samples() -> Iterable[Case]:
     yield sample(ops.sort, draw(I32, (20,), 0, 4), np.arange(20, dtype=I32), note="stable with payload")
     yield sample(ops.sort, draw(I32, (9,), 0, 3), draw(F32, (9,)), np.arange(9, dtype=I32), num_keys=2, note="two keys")
     yield sample(ops.sort, x, draw(F64, (3, 5), salt=1), note="with payload")
+    # batching is tried with rows that are sorted in every example (rule_cases.py)
+    for dtype in (F64, F32, F16, BF16, I32, U8, BOOL):
+        for side in ("left", "right"):
+            ordered = np.sort(draw(dtype, (13,), 0, 3).astype(F64)).astype(dtype)
+            yield sample(ops.searchsorted, ordered, draw(dtype, (2, 20), 0, 3, salt=1), side, note=side, batch=False)
+    ends = np.sort(EDGES.astype(F32))
+    yield sample(ops.searchsorted, ends, EDGES.astype(F32), "left", note="edges", batch=False)
+    yield sample(ops.searchsorted, ends, EDGES.astype(F32), "right", note="edges right", batch=False)
+    yield sample(ops.searchsorted, np.sort(x), draw(F64, (3, 4), salt=1), note="rows", batch=False)
+    yield sample(ops.searchsorted, np.zeros((0,), F32), np.ones(3, F32), note="nothing")
     yield sample(ops.top_k, x, 2)
     yield sample(ops.top_k, x, 0, note="none")
     for dtype in (F32, F16, BF16, I32, U8):

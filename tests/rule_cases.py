@@ -43,6 +43,10 @@ def BOOLEAN(rng: Any, shape: tuple[int, ...]) -> np.ndarray:
     return rng.uniform(size=shape) < 0.5
 
 
+def SORTED(rng: Any, shape: tuple[int, ...]) -> np.ndarray:
+    return np.sort(rng.uniform(-2.0, 2.0, shape))
+
+
 def INTS(low: int, high: int, dtype: Any = np.int32) -> Callable[..., np.ndarray]:
     return lambda rng, shape: rng.integers(low, high, shape).astype(dtype)
 
@@ -359,6 +363,10 @@ CASES += [
             ([DISTINCT], (5,), 0, 1), ([DISTINCT], (3, 4), 0, 1), ([DISTINCT, REAL], (3, 4), 1, 1),
             ([INTS(0, 2), DISTINCT, REAL], (6,), 0, 2), ([DISTINCT], (0,), 0, 1),
         ]
+    ],
+    *[
+        Case("searchsorted", [SORTED, REAL], shapes, {"side": side}, label=side)
+        for shapes, side in [([(5,), (3,)], "left"), ([(4,), (2, 3)], "right"), ([(2, 4), (2, 3)], "left"), ([(5,), ()], "right")]
     ],
     *[Case("top_k", [DISTINCT], [s], {"k": k}) for s, k in [((5,), 2), ((3, 4), 3), ((3,), 0)]],
     *[

@@ -1,4 +1,4 @@
-"""Derivatives and batching of `sort` and `top_k`: tangents move with the elements."""
+"""Derivatives and batching of `sort`, `top_k` and `searchsorted`: tangents move with the elements, positions do not depend smoothly on anything."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tracegrad.ir import sorting as s
 from tracegrad.ir.bind import bind, type_of
 from tracegrad.ir.types import tangent_type
 from tracegrad.transforms.indexing import take_along_axis
-from tracegrad.transforms.rules import NOT_LINEAR, align, first_dim, move_dim, shifted
+from tracegrad.transforms.rules import NOT_LINEAR, align, first_dim, move_dim, shifted, zero_derivative
 from tracegrad.transforms.zero import Zero, is_zero
 
 Dims = Sequence[Any]  # for each operand an int, or None if it is not batched
@@ -41,6 +41,7 @@ def _top_k_jvp(primals: Sequence[Any], tangents: Sequence[Any], *, k: int) -> Pa
 
 s.sort_p.define(jvp=_sort_jvp, transpose=NOT_LINEAR)
 s.top_k_p.define(jvp=_top_k_jvp, transpose=NOT_LINEAR)
+zero_derivative(s.searchsorted_p)
 
 
 def _batch_sort(axis: Any, args: Sequence[Any], dims: Dims, *, dimension: int, is_stable: bool, num_keys: int) -> Batched:
@@ -56,5 +57,16 @@ def _batch_top_k(axis: Any, args: Sequence[Any], dims: Dims, *, k: int) -> Batch
     return bind(s.top_k_p, x, k=k), (dim, dim)
 
 
+def _batch_searchsorted(axis: Any, args: Sequence[Any], dims: Dims, *, side: str) -> Batched:
+    (a, v), (row_dim, dim) = args, dims
+    if row_dim is None:  # more values for the same rows
+        to = type_of(a).ndim - 1
+        return (ops.searchsorted(a, move_dim(v, dim, to), side),), (to,)
+    a = move_dim(a, row_dim, 0)
+    v = ops.broadcast(v, (axis.size,)) if dim is None else move_dim(v, dim, 0)
+    return (ops.searchsorted(a, v, side),), (0,)
+
+
 s.sort_p.define(batch=_batch_sort)
+s.searchsorted_p.define(batch=_batch_searchsorted)
 s.top_k_p.define(batch=_batch_top_k)

@@ -133,6 +133,8 @@ def searchsorted(a: Any, v: Any, side: str = "left", sorter: Any = None, *, meth
     shape = shape_of(v)
     if n == 0:
         return filled("searchsorted", shape, 0, dtype)
+    if type_of(a).dtype.kind != "c":
+        return ops.searchsorted(a, v, side)
     flat = ravel(v)
     if method == "compare_all" or n <= 8:
         return reshape_to(_count_before(a, flat, side, dtype), shape)
@@ -140,17 +142,10 @@ def searchsorted(a: Any, v: Any, side: str = "left", sorter: Any = None, *, meth
 
 
 def _precedes(x: Any, y: Any, side: str) -> Any:
-    """Whether x goes before the place where y is inserted, in sorting's order: NaN last."""
-    if type_of(x).dtype.kind == "c":
-        from tracegrad.numpy.elementwise import less, less_equal
+    """Whether a complex number x goes before the place where y is inserted."""
+    from tracegrad.numpy.elementwise import less, less_equal
 
-        return less(x, y) if side == "left" else less_equal(x, y)
-    first = ops.lt(x, y) if side == "left" else ops.le(x, y)
-    if type_of(x).dtype.kind in "iub":
-        return first
-    y_nan = ops.ne(y, y)
-    x_number = ops.eq(x, x)
-    return ops.bitwise_or(first, ops.bitwise_and(y_nan, x_number) if side == "left" else y_nan)
+    return less(x, y) if side == "left" else less_equal(x, y)
 
 
 def _count_before(a: Any, flat: Any, side: str, dtype: Any) -> Any:
@@ -193,12 +188,11 @@ def digitize(x: Any, bins: Any, right: bool = False, *, method: str | None = Non
     if n == 0:
         return filled("digitize", shape_of(x), 0, np.dtype(np.int32))
     side = "left" if right else "right"
-    ascending = searchsorted(bins, x, side=side)
     if n == 1:
-        return ascending
-    other = "right" if right else "left"
-    descending = ops.sub(type_of(ascending).dtype.type(n), searchsorted(bins[::-1], x, side=other))
-    return ops.select(ops.ge(bins[-1], bins[0]), ascending, descending)
+        return searchsorted(bins, x, side=side)
+    ascends = ops.ge(bins[-1], bins[0])
+    found = searchsorted(ops.select(ascends, bins, bins[::-1]), x, side=side)
+    return ops.select(ascends, found, ops.sub(type_of(found).dtype.type(n), found))
 
 
 def isin(element: Any, test_elements: Any, assume_unique: bool = False, invert: bool = False, *, method: str = "auto") -> Any:
