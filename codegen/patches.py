@@ -21,8 +21,8 @@ import numpy as np
 from tracegrad.codegen import target
 from tracegrad.codegen.builder import Builder
 from tracegrad.codegen.contractions import multiply
+from tracegrad.codegen.finished import FinishedRoutine
 from tracegrad.codegen.kernel import Kernel, Value, compute_type
-from tracegrad.codegen.library import Routine
 from tracegrad.codegen.loop_ir import Buffer
 from tracegrad.codegen.loop_ir import Value as Scalar
 from tracegrad.codegen.microkernels import FARTHEST, patches_tile, supported
@@ -84,7 +84,7 @@ class Patches:
             parts.append("_".join(map(str, table)).replace("-", "m") if table is not None else "t")
         return "tg_patches_" + "_".join(map(str, parts))
 
-    def routine(self) -> Routine:
+    def routine(self) -> FinishedRoutine:
         names = dict.fromkeys(("a", "b", "c", "starts", "runs"), "ptr") | dict.fromkeys(_NUMBERS, "i64")
         k = Kernel(self.name, names, noalias=("a", "b", "c", "starts", "runs"))
         k.attributes = "noinline "
@@ -122,7 +122,7 @@ class Patches:
                 panel(number, columns.width, False)
         if columns.rest:
             panel(columns.whole, columns.rest, columns.cut)
-        return Routine(k, 0, helpers.values())
+        return FinishedRoutine(k, 0, helpers.values())
 
     def _tile(self, height: int, width: int, tail: int | None) -> Kernel:
         name = f"{self.name}_{height}_{width}_{tail or 0}"

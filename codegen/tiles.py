@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from tracegrad.codegen import microkernels, target
+from tracegrad.codegen.finished import FinishedRoutine
 from tracegrad.codegen.kernel import Kernel, Value, compute_type
 from tracegrad.codegen.library import Routine
 
@@ -83,7 +84,8 @@ class Tiles:
 
     def routine(self) -> Routine:
         *helpers, kernel = self.kernels()
-        return Routine(kernel, 0, helpers)
+        # loops around assembly need no passes; that which transposes panels does
+        return (Routine if self.packed else FinishedRoutine)(kernel, 0, helpers)
 
     def kernels(self) -> list[Kernel]:
         """The routine's kernel, after those that it calls."""

@@ -47,6 +47,14 @@ def test_layouts_and_remainders(left: str, right: str, dtype: Any) -> None:
         np.testing.assert_array_equal(np.asarray(c), wanted)
 
 
+def test_products_that_share_tiles_but_not_their_loops() -> None:
+    """Loops that transpose panels are compiled with the program, the others beside it; both call the same tiles."""
+    a, b, c = (operand(*shape, "rows", np.float32) for shape in ((64, 96), (96, 128), (128, 96)))
+    found = tg.jit(lambda a, b, c: (a @ b, a @ c.T))(a, b, c)
+    np.testing.assert_array_equal(np.asarray(found[0]), a @ b)
+    np.testing.assert_array_equal(np.asarray(found[1]), a @ c.T)
+
+
 def test_batches_and_windows_of_larger_arrays() -> None:
     a, b = operand(5 * 40, 50, "rows", np.float32).reshape(5, 40, 50), operand(5 * 60, 50, "rows", np.float32).reshape(5, 60, 50)
     found = tg.jit(lambda a, b: (a[:, 3:, 7:47] @ b[:, ::-1, 10:].swapaxes(1, 2)))(a, b)
