@@ -21,6 +21,7 @@ _ASIDE = {
     "cummin": "cumulative",
     "cumprod": "cumulative",
     "cumsum": "cumulative",
+    "nonzero": "compaction",
     "pure_callback": "callbacks",
     "searchsorted": "searching",
 }

@@ -1,4 +1,4 @@
-"""`sort` of several operands by leading keys, `top_k`, and `searchsorted`.
+"""`sort` of several operands by leading keys, `top_k`, `searchsorted`, and `nonzero`.
 
 The order of floats: -0.0 equals 0.0, NaN comes last. Complex numbers are ordered by real, then imaginary part.
 """
@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from tracegrad.ir.bind import bind, bind1, type_of
-from tracegrad.ir.checks import ORDERED, require_dtype, same_dtype
+from tracegrad.ir.checks import BOOL, ORDERED, require_dtype, same_dtype
 from tracegrad.ir.primitive import Primitive
 from tracegrad.ir.types import ArrayType, bfloat16, is_complex, is_key
 
-__all__ = ["searchsorted", "searchsorted_p", "sort", "sort_p", "top_k", "top_k_p"]
+__all__ = ["nonzero", "nonzero_p", "searchsorted", "searchsorted_p", "sort", "sort_p", "top_k", "top_k_p"]
 
 
 def _sort_type(*operands: ArrayType, dimension: int, is_stable: bool, num_keys: int) -> tuple[ArrayType, ...]:
@@ -133,3 +133,29 @@ def searchsorted(a: Any, v: Any, side: str = "left") -> Any:
     a: one row, or several, whose shape `v` begins with. What is found in a row that is not sorted is not specified.
     """
     return bind1(searchsorted_p, a, v, side=side)
+
+
+def _nonzero_type(x: ArrayType, *, size: int) -> tuple[ArrayType, ...]:
+    require_dtype("nonzero", BOOL, (x,))
+    if x.ndim == 0 or size < 0:
+        raise ValueError(f"nonzero takes rows and a size that is not negative, got {x} and {size}")
+    dtype = np.dtype(np.int32 if x.shape[-1] < 2**31 else np.int64)
+    return ArrayType((*x.shape[:-1], size), dtype), ArrayType(x.shape[:-1], dtype)
+
+
+def _nonzero_evaluate(x: np.ndarray, *, size: int) -> tuple[np.ndarray, np.ndarray]:
+    n = x.shape[-1]
+    dtype = np.dtype(np.int32 if n < 2**31 else np.int64)
+    positions = np.full((*x.shape[:-1], size), n, dtype)
+    for row in np.ndindex(*x.shape[:-1]):
+        found = np.flatnonzero(x[row])[:size]
+        positions[row][: len(found)] = found
+    return positions, np.count_nonzero(x, axis=-1, keepdims=True).astype(dtype).reshape(x.shape[:-1])
+
+
+nonzero_p = Primitive("nonzero", _nonzero_type, _nonzero_evaluate, "sorting", multiple_results=True)
+
+
+def nonzero(x: Any, size: int) -> Sequence[Any]:
+    """The positions of the first `size` true elements of each row, and how many true ones there are; missing positions are the row's length."""
+    return bind(nonzero_p, x, size=int(size))

@@ -328,6 +328,10 @@ def sorting_samples() -> Iterable[Case]:
     yield sample(ops.sort, draw(I32, (20,), 0, 4), np.arange(20, dtype=I32), note="stable with payload")
     yield sample(ops.sort, draw(I32, (9,), 0, 3), draw(F32, (9,)), np.arange(9, dtype=I32), num_keys=2, note="two keys")
     yield sample(ops.sort, x, draw(F64, (3, 5), salt=1), note="with payload")
+    truth = draw(F64, (3, 150), 0, 1) > 0.5
+    for size in (0, 1, 64, 70, 150, 200):
+        yield sample(ops.nonzero, truth, size, note=f"size {size}", differentiable=())
+    yield sample(ops.nonzero, np.zeros((2, 0), bool), 3, note="empty")
     # batching is tried with rows that are sorted in every example (rule_cases.py)
     for dtype in (F64, F32, F16, BF16, I32, U8, BOOL):
         for side in ("left", "right"):

@@ -368,6 +368,7 @@ CASES += [
         Case("searchsorted", [SORTED, REAL], shapes, {"side": side}, label=side)
         for shapes, side in [([(5,), (3,)], "left"), ([(4,), (2, 3)], "right"), ([(2, 4), (2, 3)], "left"), ([(5,), ()], "right")]
     ],
+    *[Case("nonzero", [BOOLEAN], [s], {"size": k}) for s, k in [((9,), 4), ((2, 70), 80)]],
     *[Case("top_k", [DISTINCT], [s], {"k": k}) for s, k in [((5,), 2), ((3, 4), 3), ((3,), 0)]],
     *[
         Case("fft", [draw], [shape], {"kind": kind, "lengths": lengths}, linear=[(0,)])

@@ -7,6 +7,7 @@ import pytest
 
 import tracegrad as tg
 import tracegrad.numpy as jnp
+from tracegrad.codegen import target
 from tracegrad.ir import ops
 from tracegrad.ir.types import bfloat16
 
@@ -99,3 +100,45 @@ def test_interp_and_its_slope():
     slopes = tg.jit(tg.vmap(tg.grad(lambda x: jnp.interp(x, xs, ys))))(inner)
     np.testing.assert_allclose(slopes, np.diff(ys) / np.diff(xs), rtol=1e-3)
     np.testing.assert_array_equal(tg.jit(lambda a: jnp.isin(a, jnp.arange(50)))(np.arange(5000)), np.arange(5000) < 50)
+
+
+@pytest.mark.parametrize("n", [1, 63, 64, 65, 1000, 4096])
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 1.0])
+def test_positions_of_true_elements(n, share):
+    x = RNG.random((3, n)) < share
+    for size in (1, n // 2, int(x.sum(1).max()), n, n + 100):
+        places, counts = tg.jit(lambda x, size=size: ops.nonzero(x, size))(x)
+        expected = np.full((3, size), n)
+        for row, mask in zip(expected, x):
+            found = np.flatnonzero(mask)[:size]
+            row[: len(found)] = found
+        np.testing.assert_array_equal(places, expected)
+        np.testing.assert_array_equal(counts, x.sum(1))
+
+
+def test_nonzero_in_several_dimensions():
+    x = np.where(RNG.random((7, 30, 11)) < 0.2, RNG.normal(size=(7, 30, 11)), 0).astype(np.float32)
+    known = np.nonzero(x)
+    size = len(known[0]) + 20
+    found = tg.jit(lambda x: jnp.nonzero(x, size=size, fill_value=(-1, -2, -3)))(x)
+    for d, (f, k) in enumerate(zip(found, known)):
+        np.testing.assert_array_equal(f, np.concatenate([k, np.full(20, -1 - d)]))
+    np.testing.assert_array_equal(tg.jit(lambda x: jnp.argwhere(x, size=size - 20))(x), np.argwhere(x))
+    flat = tg.jit(tg.vmap(lambda x: jnp.flatnonzero(x > 0, size=40)))(x)
+    np.testing.assert_array_equal(flat, [np.pad(f := np.flatnonzero(r > 0)[:40], (0, 40 - len(f))) for r in x])
+    np.testing.assert_array_equal(tg.jit(lambda x: jnp.unique(x, size=size))(x)[: size - 20], np.unique(x)[: size - 20])
+
+
+@pytest.mark.parametrize("bits", (128, 256))
+def test_vectors_of_other_processors(bits, monkeypatch):
+    own = target.host()
+    if bits > own.vector_bits or not own.triple.startswith("x86_64"):
+        pytest.skip("this processor has no such vectors")
+    narrow = target.Target(own.triple, {128: "x86-64", 256: "x86-64-v3"}[bits], "", bits)
+    monkeypatch.setattr(target, "host", lambda: narrow)
+    x = RNG.normal(size=1000).astype(np.float32)
+    row = np.sort(RNG.normal(size=100)).astype(np.float32)
+    places, found, best = tg.jit(lambda x, row: (jnp.flatnonzero(x > 0.3, size=700), jnp.searchsorted(row, x), x.argmax()))(x, row)
+    np.testing.assert_array_equal(places[: (x > 0.3).sum()], np.flatnonzero(x > 0.3))
+    np.testing.assert_array_equal(found, np.searchsorted(row, x))
+    assert best == x.argmax()

@@ -33,7 +33,7 @@ for _prim in (
     sorting.sort_p, sorting.top_k_p,
 ):  # fmt: skip
     along(_prim)
-for _prim in (reductions.argmax_p, reductions.argmin_p, sorting.searchsorted_p):
+for _prim in (reductions.argmax_p, reductions.argmin_p, sorting.searchsorted_p, sorting.nonzero_p):
     no_motion(_prim)
 bilinear(contractions.dot_general_p)
 bilinear(contractions.conv_general_dilated_p)

@@ -1,4 +1,4 @@
-"""Derivatives and batching of `sort`, `top_k` and `searchsorted`: tangents move with the elements, positions do not depend smoothly on anything."""
+"""Derivatives and batching of `sort`, `top_k`, `searchsorted` and `nonzero`: tangents move with the elements, positions do not depend smoothly on anything."""
 
 from __future__ import annotations
 
@@ -42,6 +42,7 @@ def _top_k_jvp(primals: Sequence[Any], tangents: Sequence[Any], *, k: int) -> Pa
 s.sort_p.define(jvp=_sort_jvp, transpose=NOT_LINEAR)
 s.top_k_p.define(jvp=_top_k_jvp, transpose=NOT_LINEAR)
 zero_derivative(s.searchsorted_p)
+zero_derivative(s.nonzero_p)
 
 
 def _batch_sort(axis: Any, args: Sequence[Any], dims: Dims, *, dimension: int, is_stable: bool, num_keys: int) -> Batched:
@@ -67,6 +68,11 @@ def _batch_searchsorted(axis: Any, args: Sequence[Any], dims: Dims, *, side: str
     return (ops.searchsorted(a, v, side),), (0,)
 
 
+def _batch_nonzero(axis: Any, args: Sequence[Any], dims: Dims, *, size: int) -> Batched:
+    return bind(s.nonzero_p, move_dim(args[0], first_dim(dims), 0), size=size), (0, 0)
+
+
 s.sort_p.define(batch=_batch_sort)
+s.nonzero_p.define(batch=_batch_nonzero)
 s.searchsorted_p.define(batch=_batch_searchsorted)
 s.top_k_p.define(batch=_batch_top_k)

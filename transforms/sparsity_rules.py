@@ -65,7 +65,7 @@ for _name in (
 ):
     RULES[_name] = _independent
 for _prim in REGISTRY.values():  # what only comes in numbers without derivatives
-    if _prim.name.startswith(("reduce_and", "reduce_or", "reduce_xor", "argm", "searchsorted", "shift_")):
+    if _prim.name.startswith(("reduce_and", "reduce_or", "reduce_xor", "argm", "searchsorted", "nonzero", "shift_")):
         RULES[_prim.name] = _independent
 
 

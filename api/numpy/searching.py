@@ -51,39 +51,16 @@ def _nonzero(name: str, a: Any, size: Any, fill_value: Any) -> tuple[Any, ...]:
         return tuple(
             [filled(name, (size,), f, index_dtype) if np.ndim(f) == 0 and not isinstance(f, Tracer) else f for f in fills]
         )
-    # the k-th found element is where the running count first reaches k + 1
-    counts = ops.cumsum(ops.convert_element_type(mask, np.dtype(np.int32)), 0)
-    found = bin_counts(counts, size)
-    # found[k] is how many elements have a running count of at most k: the flat position of the k-th nonzero element
-    flat = ops.cumsum(found, 0)
-    count = reshape_to(ops.slice_in_dim(counts, total - 1, total), ())
-    beyond = ops.ge(ops.iota(np.dtype(np.int32), size), count)
+    flat, count = ops.nonzero(mask, size)
+    beyond = ops.ge(ops.iota(type_of(count).dtype, size), count)
     out = []
     rest = flat
     for d in range(len(shape) - 1, -1, -1):
-        n = np.int32(shape[d])
-        part = ops.rem(rest, n)
-        rest = ops.div(rest, n)
+        n = type_of(count).dtype.type(shape[d])
+        part, rest = (ops.rem(rest, n), ops.div(rest, n)) if d else (rest, rest)
         fill = to_dtype(as_array(name, fills[d]), index_dtype)
         out.append(ops.select(beyond, fill, to_dtype(part, index_dtype)))
     return tuple(out[::-1])
-
-
-def bin_counts(values: Any, length: int) -> Any:
-    """How many of the (nonnegative int32) values equal 0, 1, ... length - 1."""
-    n = shape_of(values)[0]
-    zeros = ops.broadcast_in_dim(np.int32(0), (length,), ())
-    ones = ops.broadcast_in_dim(np.int32(1), (n,), ())
-    return ops.scatter(
-        zeros,
-        ops.reshape(values, (n, 1)),
-        ones,
-        kind="add",
-        update_window_dims=(),
-        inserted_window_dims=(0,),
-        scatter_dims_to_operand_dims=(0,),
-        mode="drop",
-    )
 
 
 def _fills(name: str, fill_value: Any, rank: int) -> list[Any]:
