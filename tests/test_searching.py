@@ -142,3 +142,23 @@ def test_vectors_of_other_processors(bits, monkeypatch):
     np.testing.assert_array_equal(places[: (x > 0.3).sum()], np.flatnonzero(x > 0.3))
     np.testing.assert_array_equal(found, np.searchsorted(row, x))
     assert best == x.argmax()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int32", "uint8", "bool", "complex64"])
+@pytest.mark.parametrize("asked", [{}, {"return_counts": True}, {"return_index": True}, {"return_inverse": True}])
+def test_unique_elements(dtype, asked):
+    x = (RNG.integers(-20, 20, 500) / 2).astype(dtype) if dtype != "uint8" else RNG.integers(0, 99, 500).astype(dtype)
+    if dtype == "float32":
+        x[:5], x[7] = np.nan, -0.0
+    for size in (3, 150):
+        found = tg.jit(lambda x, size=size: jnp.unique(x, size=size, fill_value=77, **asked))(x)
+        known = np.unique(x, **asked)
+        for f, k in zip(found if asked else (found,), known if asked else (known,)):
+            n = len(x) if len(f) == len(x) else min(size, len(k))
+            np.testing.assert_array_equal(f[:n], k[:n])
+
+
+def test_slope_of_unique_elements():
+    x = np.float32([3, 1, 3, 2])
+    slopes = tg.jit(tg.jacobian(lambda x: jnp.unique(x, size=3)))(x)
+    np.testing.assert_array_equal(slopes, [[0, 1, 0, 0], [0, 0, 0, 1], [1, 0, 0, 0]])

@@ -54,14 +54,18 @@ def unique(
         inverse = np.asarray(found[2]).reshape(original)
         others = [stage(np.asarray(v).astype(index_dtype)) for v in (found[1], inverse, found[3])]
     else:
-        values, others = _unique_of_size(lines, static_int("unique", size, "size"), fill_value, equal_nan, original)
+        placed = return_index or return_inverse
+        values, others = _unique_of_size(lines, static_int("unique", size, "size"), fill_value, equal_nan, original, placed)
     if axis is not None:
         values = moveaxis(values, 0, axis)
     asked = [v for v, wanted in zip(others, (return_index, return_inverse, return_counts)) if wanted]
     return (values, *asked) if asked else values
 
 
-def _unique_of_size(lines: Any, size: int, fill_value: Any, equal_nan: bool, original: tuple[int, ...]) -> tuple[Any, list[Any]]:
+def _unique_of_size(
+    lines: Any, size: int, fill_value: Any, equal_nan: bool, original: tuple[int, ...], placed: bool
+) -> tuple[Any, list[Any]]:
+    """Values, and first indices, inverse and counts; unless `placed`, the first two may be None."""
     n, rest = shape_of(lines)[0], shape_of(lines)[1:]
     int_dtype = dtypes.int_dtype()
     dtype = type_of(lines).dtype
@@ -72,8 +76,11 @@ def _unique_of_size(lines: Any, size: int, fill_value: Any, equal_nan: bool, ori
         return full((size, *rest), fill, dtype), [zeros(size, int_dtype), zeros(original, int_dtype), zeros(size, int_dtype)]
     flat = reshape_to(lines, (n, int(np.prod(rest)))) if rest else reshape_to(lines, (n, 1))
     columns = [reshape_to(ops.slice_in_dim(flat, j, j + 1, 1, 1), (n,)) for j in range(shape_of(flat)[1])]
-    positions = ops.iota(int_dtype, n)
-    *ordered, permutation = ops.sort(*columns, positions, dimension=0, num_keys=len(columns))
+    placed = placed or len(columns) > 1 or dtype.kind == "c"
+    if placed:
+        *ordered, permutation = ops.sort(*columns, ops.iota(int_dtype, n), dimension=0, num_keys=len(columns))
+    else:  # numbers sort several times as fast alone
+        ordered, permutation = list(ops.sort(*columns, dimension=0)), None
     new = None
     for c in ordered:
         before, after = ops.slice_in_dim(c, 0, n - 1), ops.slice_in_dim(c, 1, n)
@@ -89,15 +96,17 @@ def _unique_of_size(lines: Any, size: int, fill_value: Any, equal_nan: bool, ori
     (bounds,) = nonzero(starts, size=size + 1, fill_value=n)
     first, ends = ops.slice_in_dim(bounds, 0, size), ops.slice_in_dim(bounds, 1, size + 1)
     present = ops.lt(first, int_dtype.type(n))
-    indices = take_positions(permutation, first, 0)
-    values = take_positions(lines, indices, 0)
+    indices = take_positions(permutation, first, 0) if placed else None
+    values = take_positions(lines, indices, 0) if placed else reshape_to(take_positions(ordered[0], first, 0), (size, *rest))
     mask = reshape_to(present, (size,) + (1,) * len(rest))
     fill = values[:1] if fill_value is None else to_dtype(as_array("unique", fill_value), dtype)
     # what is missing repeats the least element, which is the first
     values = where(mask, values, fill)
-    if fill_value is None:
+    if fill_value is None and placed:
         indices = where(present, indices, take_positions(permutation, first, 0)[:1]) if size else indices
     counts = where(present, ops.sub(ends, first), int_dtype.type(0)) if size else first
+    if not placed:
+        return values, [None, None, counts]
     inverse = ops.scatter(
         ops.broadcast_in_dim(int_dtype.type(0), (n,), ()),
         reshape_to(permutation, (n, 1)),
