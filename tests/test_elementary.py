@@ -206,3 +206,23 @@ def test_remainders_are_exact(dtype: type) -> None:
             np.testing.assert_array_equal(jit(tnp.remainder)(a, y), tnp.remainder(a, y))
             np.testing.assert_array_equal(jit(lambda a: lax.rem(a, dtype(0.3)))(a), np.fmod(a, dtype(0.3)))
             np.testing.assert_array_equal([jit(lax.rem)(*p) for p in zip(a[:40], y[:40])], np.fmod(a[:40], y[:40]))
+
+
+@pytest.mark.parametrize("dtype", ["f32", "f64"])
+@pytest.mark.parametrize("name", ["exp", "exp2"])
+def test_exponentials_around_the_smallest_numbers_and_the_largest(name: str, dtype: str) -> None:
+    """Subnormal results, computed as integers or at another scale, and the neighbours of every limit."""
+    kind, bits = (np.float32, np.int32) if dtype == "f32" else (np.float64, np.int64)
+    info = np.finfo(kind)
+    scale = 1.0 if name == "exp2" else np.log(2.0)
+    low, normal, high = float(np.log2(info.smallest_subnormal)) * scale, info.minexp * scale, info.maxexp * scale
+    r = np.random.default_rng(7)
+    x = np.concatenate([r.uniform(low - scale, normal + 3 * scale, 20_000), r.uniform(high - 2 * scale, high + scale, 2_000)])
+    x = np.concatenate([x, [-1e9, -1e30, 1e30, NAN, INF, -INF]]).astype(kind)
+    got = compiled(name, dtype)[0](x)  # type: ignore[operator]
+    with np.errstate(over="ignore", under="ignore"):
+        want = getattr(np, name)(x.astype(np.longdouble)).astype(kind)
+    np.testing.assert_array_equal(np.isnan(got), np.isnan(x))
+    known = ~np.isnan(x)
+    assert ((0 < got[known]) & (got[known] < info.tiny)).mean() > 0.2
+    assert np.abs(got[known].view(bits) - want[known].view(bits)).max() <= 2

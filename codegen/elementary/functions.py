@@ -59,20 +59,33 @@ def _exp_limits(w: Writer) -> tuple[float, float]:
     return (-104.0, 89.0) if w.single else (-746.0, 710.0)
 
 
+def exponential(w: Writer, x: str, low: float, high: float, small: float, parts: Callable[[Writer, str], tuple[str, str, str]]) -> str:
+    """2**n (1 + r + r**2 p). Masks and the logarithms of probabilities make arguments below `low` common, for which the result is 0: without
+    a product that underflows, because processors take many times as long for those. In f32 that goes for all arguments below `small`, whose
+    results are subnormal; in f64 these are rare."""
+    r, p, n = parts(w, clamp(w, x, low, high))
+    y = w.add(w.muladd(w.mul(r, r), p, r), 1.0)
+    below = w.cmp("olt", x, small)
+    if w.single:
+        return w.scale_small(y, n, below)
+    power = w.from_bits(w.shl(w.iadd(n, w.iselect(below, w.bias + 60, w.bias - 1)), w.mantissa))
+    return w.mul(w.mul(y, power), w.select(w.cmp("olt", x, low), 0.0, w.select(below, 2.0**-60, 2.0)))
+
+
 @function(1)
 def exp(w: Writer, x: str) -> str:
-    r, p, n = exp_parts(w, clamp(w, x, *_exp_limits(w)))
-    return w.scale(w.add(w.muladd(w.mul(r, r), p, r), 1.0), n)
+    return exponential(w, x, *_exp_limits(w), -86.8 if w.single else -700.0, exp_parts)
 
 
 @function(1)
 def exp2(w: Writer, x: str) -> str:
+    def parts(w: Writer, x: str) -> tuple[str, str, str]:
+        n, n_int = w.round_to_int(x)
+        r = w.mul(w.sub(x, n), math.log(2))
+        return r, w.polynomial(r, table(w, "EXP")), n_int
+
     low, high = (-151.0, 129.0) if w.single else (-1076.0, 1025.0)
-    x = clamp(w, x, low, high)
-    n, n_int = w.round_to_int(x)
-    r = w.mul(w.sub(x, n), math.log(2))
-    p = w.polynomial(r, table(w, "EXP"))
-    return w.scale(w.add(w.muladd(w.mul(r, r), p, r), 1.0), n_int)
+    return exponential(w, x, low, high, -125.25 if w.single else -1000.0, parts)
 
 
 @function(1)

@@ -205,6 +205,17 @@ class Writer:
         half = self.ashr(n, 1)
         return self.mul(self.mul(x, self.power_of_two(half)), self.power_of_two(self.isub(n, half)))
 
+    def scale_small(self, x: Operand, n: Operand, small: str) -> str:
+        """x * 2**n for x in [0.7, 1.5] and n <= 128 in f32; where `small`, which must hold for n < -125 and only if the result is below 2**-125,
+        no arithmetic meets a subnormal number: processors take many times as long for those.
+
+        Up to 2**-125 a number's bits are its multiple of the smallest one, as an integer.
+        """
+        power = self.from_bits(self.shl(self.iadd(n, self.iselect(small, self.bias + 149, self.bias - 1)), self.mantissa))
+        y = self.mul(x, power)
+        multiple = self.emit(f"fptosi {self.type} {self.rint(y)} to {self.int}")
+        return self.select(small, self.from_bits(multiple), self.mul(y, 2.0))
+
     # other functions and precisions
     def call(self, name: str, *xs: Operand) -> str:
         """Another elementary function of the same dtype."""
