@@ -19,9 +19,9 @@ from tracegrad.codegen.builder import Builder
 from tracegrad.codegen.elementwise import lazy_map, waits
 from tracegrad.codegen.library import blas_symbol
 from tracegrad.codegen.loop_ir import Index, Value
+from tracegrad.codegen.matrices import arranged, is_long, parts_of_sum
 from tracegrad.codegen.nests import Space, open_loops
 from tracegrad.codegen.reductions import Reduction, combine, flatten, identity, tree, unflatten
-from tracegrad.codegen.structural import _reshaped_strides
 from tracegrad.codegen.tiles import Tiles, applies
 from tracegrad.codegen.values import (
     IDENTICAL,
@@ -39,7 +39,7 @@ from tracegrad.codegen.values import (
     store,
 )
 from tracegrad.ir.contractions import accumulation_dtype, dot_general_p
-from tracegrad.ir.program import Atom, Equation
+from tracegrad.ir.program import Equation
 from tracegrad.ir.types import ArrayType
 
 if TYPE_CHECKING:
@@ -100,8 +100,15 @@ def lower_dot_general(ctx: Context, eqn: Equation) -> None:
         ctx.define(out, _as_lazy(ctx, left, right, (lb, lf, lc), (rb, rf, rc), dtype, t))
         return
     # an operand as it is keeps its name, so that what is put in memory for this product serves others, too
-    a = _arranged(ctx, lhs if lhs.type.dtype == dtype else left, lb, lf, lc)
-    c = _arranged(ctx, rhs if rhs.type.dtype == dtype else right, rb, rc, rf)
+    operands = (lhs if lhs.type.dtype == dtype else left, rhs if rhs.type.dtype == dtype else right)
+    if count == 1 and t.dtype == dtype and dtype in _BLAS_DTYPES and is_long(m, k, n) and not b.parallel_depth:
+        if m * n * k >= PARALLEL_PRODUCTS:
+            pieces = parts_of_sum(ctx, operands, (lb, lf, lc), (rb, rc, rf), (m, k, n))
+            if pieces is not None:
+                ctx.define_pending(out, _sum_of_products(ctx, out, *pieces))
+                return
+    a = arranged(ctx, operands[0], lb, lf, lc)
+    c = arranged(ctx, operands[1], rb, rc, rf)
     result_type = ArrayType((*batch, m, n), dtype)
     if t.dtype == dtype:
         place = ctx.allocate(out)
@@ -117,6 +124,18 @@ def lower_dot_general(ctx: Context, eqn: Equation) -> None:
         return
     accumulated = View(ArrayType(t.shape, dtype), place.buffer, place.offset, dense_strides(t.shape))
     ctx.define(out, lazy_map(ctx, t, [accumulated], lambda b, x: conversions.convert(b, x[0], dtype, t.dtype), 1))
+
+
+def _sum_of_products(ctx: Context, out: Any, left: View, right: View) -> Form:
+    """The sum of the products of the matrices of two batches."""
+    t = out.type
+    count, m, n = left.type.shape[0], left.type.shape[1], right.type.shape[2]
+    products = ctx.temporary(t.update(shape=(count, m, n)))
+    multiply(ctx, left, right, products)
+    shape = (count, *t.shape)
+    view = View(t.update(shape=shape), products.buffer, products.offset, dense_strides(shape))
+    lazy = Lazy(view.type, lambda b, i: read(b, view, i), {view.buffer: IDENTICAL}, 1)
+    return ctx.defer(Root(t, lazy, ctx.targets.get(out), Reduction("add", (0,), t.dtype)))
 
 
 def _along_rows(right: Form, free: tuple[int, ...]) -> bool:
@@ -247,24 +266,6 @@ def _as_lazy(ctx: Context, left: Form, right: Form, ldims: Any, rdims: Any, dtyp
     cost = sum(f.cost if isinstance(f, Lazy) else 1 for f in forms)
     depth = max(f.depth if isinstance(f, Lazy) else 0 for f in forms)
     return Lazy(t, evaluate, leaves, len(terms) * (cost + 2), depth + 1)
-
-
-def _arranged(ctx: Context, form: Atom | Form, batch: Any, rows: Any, columns: Any) -> View:
-    """An operand as a matrix for every batch index: a view of memory with one stride for each of rows and columns."""
-    view = ctx.view(form)
-    order = (*batch, *rows, *columns)
-    shape = view.type.shape
-    permuted = View(
-        view.type.update(shape=tuple(shape[d] for d in order)), view.buffer, view.offset, tuple(view.strides[d] for d in order)
-    )
-    wanted = (*[shape[d] for d in batch], prod(shape[d] for d in rows), prod(shape[d] for d in columns))
-    t = view.type.update(shape=wanted)
-    strides = _reshaped_strides(permuted, wanted)
-    if strides is None:
-        copy = ctx.temporary(permuted.type)
-        ctx.fill(copy, permuted)
-        return View(t, copy.buffer, 0, dense_strides(wanted))
-    return View(t, view.buffer, view.offset, strides)
 
 
 # --------------------------------------------------------------------------------------------------------- matrices in memory

@@ -57,7 +57,7 @@ def test_products_that_share_tiles_but_not_their_loops() -> None:
 
 def test_batches_and_windows_of_larger_arrays() -> None:
     a, b = operand(5 * 40, 50, "rows", np.float32).reshape(5, 40, 50), operand(5 * 60, 50, "rows", np.float32).reshape(5, 60, 50)
-    found = tg.jit(lambda a, b: (a[:, 3:, 7:47] @ b[:, ::-1, 10:].swapaxes(1, 2)))(a, b)
+    found = tg.jit(lambda a, b: a[:, 3:, 7:47] @ b[:, ::-1, 10:].swapaxes(1, 2))(a, b)
     np.testing.assert_array_equal(np.asarray(found), a[:, 3:, 7:47] @ b[:, ::-1, 10:].swapaxes(1, 2))
 
 
@@ -136,3 +136,33 @@ print(hashlib.sha256(b"".join(np.asarray(x).tobytes() for x in found)).hexdigest
 def test_the_bits_do_not_depend_on_the_number_of_threads() -> None:
     one, three = (python(_BITS, TRACEGRAD_THREADS=n, TRACEGRAD_CACHE="0") for n in ("1", "3"))
     assert one == three
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.complex64])
+def test_long_sums_in_parts(dtype: Any) -> None:
+    """Products whose sums are long beside their results, evenly divided or not, over one dimension or over several that do not lie evenly."""
+    with tg.enable_x64(True):
+        for m, k, n in ((16, 4096, 40), (9, 30_000, 9), (64, 640, 64), (33, 7919, 10), (10, 2048, 130)):
+            a, b = operand(k, m, "rows", dtype), operand(k, n, "rows", dtype)
+            np.testing.assert_array_equal(tg.jit(lambda a, b: a.T @ b)(a, b), a.T @ b)
+            np.testing.assert_array_equal(tg.jit(lambda a, b: a @ b)(a.T.copy(), b), a.T @ b)
+            np.testing.assert_array_equal(tg.jit(lambda a, b: (a.T @ b).T + 1)(a, b), (a.T @ b).T + 1)
+        x = RNG.integers(-8, 9, (40, 30, 80)).astype(dtype)
+        for pattern in ("ijk,ilk->jl", "ijk,ijl->kl", "jik,lik->jl"):
+            found = tg.jit(lambda x, p=pattern: tg.numpy.einsum(p, x, x))(x)
+            np.testing.assert_array_equal(found, np.einsum(pattern, x, x))
+
+
+def test_long_sums_have_the_same_parts_in_loops() -> None:
+    a = operand(4096, 16, "rows", np.float32)
+    found = tg.jit(lambda a: lax.fori_loop(0, 3, lambda i, s: s + (a * i).T @ a, np.zeros((16, 16), np.float32)))(a)
+    np.testing.assert_array_equal(found, 3 * (a.T @ a))
+    slope = tg.jit(tg.grad(lambda w: ((a @ w) ** 2).sum() / 2))(np.ones((16, 9), np.float32))
+    np.testing.assert_array_equal(slope, a.T @ (a @ np.ones((16, 9), np.float32)))
+
+
+def test_long_sums_with_dimensions_of_one() -> None:
+    x = RNG.integers(-8, 9, (1, 40, 30, 80)).astype(np.float32)
+    for pattern in ("bijk,bilk->bjl", "bijk,bijl->bkl"):
+        found = tg.jit(lambda x, p=pattern: tg.numpy.einsum(p, x, x))(x)
+        np.testing.assert_array_equal(found, np.einsum(pattern, x, x))
