@@ -277,13 +277,14 @@ class Writer(Values):
             self.lines.append(f"  {test} = icmp ult i64 {following}, {s.low.attr}")
         else:
             self.lines.append(f"  {test} = icmp ult i64 {following}, {self.ref(s.high)}")
-        note = self._loop_note((*s.hints, "masked") if self.masks and _leaves_many(s) else s.hints, group)
+        masked = self.masks and _leaves_many(s)
+        note = self._loop_note((*s.hints, "masked") if masked else s.hints, group, _lanes_forced(s) if masked else 0)
         self.lines.append(f"  br i1 {test}, label %{body}, label %{end}{note}")
         self._start(end)
         for r, y in zip(s.results, s.yields):
             self.names[r] = self.ref(y)
 
-    def _loop_note(self, hints: tuple[str, ...], group: int) -> str:
+    def _loop_note(self, hints: tuple[str, ...], group: int, lanes: int = 0) -> str:
         wanted = []
         if "independent" in hints:
             wanted.append(f'!{{!"llvm.loop.parallel_accesses", !{group}}}')
@@ -293,6 +294,8 @@ class Writer(Values):
             wanted.append('!{!"llvm.loop.vectorize.enable", i1 false}')
         if "masked" in hints:
             wanted.append('!{!"llvm.loop.vectorize.predicate.enable", i1 true}')
+        if lanes:
+            wanted.append(f'!{{!"llvm.loop.vectorize.width", i32 {lanes}}}')
         if "interleave" in hints:
             wanted.append('!{!"llvm.loop.interleave.count", i32 4}')
         if "no unroll" in hints:
@@ -423,6 +426,23 @@ def _leaves_many(s: For) -> bool:
         return False
     turns, half = s.high.attr - s.low.attr, 32 // SIZES[kinds.pop()]
     return 2 * half < turns <= 16 * half and turns % half > half // 2
+
+
+def _lanes_forced(s: For) -> int:
+    """How many lanes LLVM must be told to use in a loop of masked vectors, 0 where it finds out: it takes masked reads at places that do not
+    follow each other for dearer than all that they save, and would compute one element after the other."""
+    inside = {t for t in s.body if type(t) is Value}
+
+    def follows(place: Value) -> bool:
+        if place is s.counter or place not in inside:
+            return True
+        return (place.op == "add" and all(map(follows, place.args))) or (
+            place.op == "mul" and place.args[1].is_const and abs(place.args[1].attr) == 1 and follows(place.args[0])
+        )
+
+    if all([follows(t.args[0]) for t in inside if t.op == "load" and t.args]):
+        return 0
+    return 64 // next(SIZES[t.type] for t in inside if t.op in _DEAR)
 
 
 _DEAR = ("math", "maximum", "minimum")  # the last two for what they do with NaN

@@ -42,3 +42,17 @@ def test_values_at_every_length(dtype: Any) -> None:
         np.testing.assert_array_equal(np.asarray(least), part.min(-1))
         e = np.exp(part.astype(float) - part.max(-1, keepdims=True))
         np.testing.assert_allclose(np.asarray(rows), e / e.sum(-1, keepdims=True), rtol=1e-6 if dtype == np.float32 else 1e-13)
+
+
+@pytest.mark.skipif(target.host().vector_bits != 512, reason="masks are cheap with 512 bits")
+@pytest.mark.parametrize("length", [21, 31, 63])
+def test_masks_of_what_is_gathered(length: int) -> None:
+    """LLVM would compute one exponential after the other rather than gather under a mask; its vectors, and what they give."""
+    r = np.random.default_rng(0)
+    x, table = (r.normal(size=s).astype(np.float32) for s in ((5, length), (5, 40)))
+    places = r.integers(0, 40, x.shape).astype(np.int32)
+    f = tg.jit(lambda x, t, i: jnp.exp(x + jnp.take_along_axis(t, i, 1)))
+    assert [k.vectors for k in f.lower(x, table, places).explain() if k.elementary] == ["16 x f32"]
+    np.testing.assert_allclose(f(x, table, places), np.exp(x + np.take_along_axis(table, places, 1)), rtol=1e-6)
+    backwards = tg.jit(lambda x: jnp.exp(x[:, ::-1])).lower(x)  # LLVM reads these at no price: it may choose the width itself
+    assert "vectorize.predicate" in backwards.as_text("llvm") and "vectorize.width" not in backwards.as_text("llvm")
