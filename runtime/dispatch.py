@@ -136,7 +136,12 @@ class _Dispatcher:
         for thing in (*things.values(), ring):  # never freed: arrays and functions may outlive the modules
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
         offset = objects.word(id(type(self.slow)) + objects.TYPE_VECTORCALL)
-        functions = {"slow_call": objects.word(id(self.slow) + offset), "new_array": api[94], "set_base": api[282]}
+        functions = {
+            "slow_call": objects.word(id(self.slow) + offset),
+            "new_array": api[94],
+            "set_base": api[282],
+            "from_any": api[69],
+        }
         return {**{key: id(thing) for key, thing in things.items()}, **functions, "live": ctypes.addressof(ring)}
 
     def _flags_changed(self, epoch: int) -> None:
@@ -220,8 +225,6 @@ def offer(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], leaves: 
         return None
     if DISPATCHER.look() or traced.unfit >= TRIALS or not eligible(traced.executable) or not DISPATCHER.ready():
         return False
-    if any([type(x) is ArrayImpl and not x._np.flags.c_contiguous for x in leaves]):
-        return False  # this call's arrays are views; those of the next may be whole
     tables: Tables | None = function._tables
     if tables is not None and tables.epoch == config.epoch and len(tables.chain) >= MOST_TABLES:
         return False

@@ -13,6 +13,7 @@ The text has abbreviations, which `runtime.dispatch_text` lists. Nothing here de
 from __future__ import annotations
 
 from tracegrad.runtime.dispatch_arrays import COUNTS, OBJECTS
+from tracegrad.runtime.dispatch_casts import CASTING
 from tracegrad.runtime.dispatch_match import MATCH
 from tracegrad.runtime.dispatch_run import CALL, RUN
 from tracegrad.runtime.dispatch_text import expand
@@ -39,7 +40,7 @@ def _index(names: str, start: int = 0) -> dict[str, int]:
 
 
 CONSTANTS = _index(
-    "epoch none array ndarray float int bool complex str list dict interpreter overrides slow slow_call new_array set_base take "
+    "epoch none array ndarray float int bool complex str list dict interpreter overrides slow slow_call new_array set_base from_any take "
     "spare spare_size live calls"
 )
 """Addresses of objects and functions that the code is given when it is loaded; the current epoch of the flags; the spare arena; the ring
@@ -54,12 +55,17 @@ TABLE = _index(
 )
 """Words of a table. `inputs`, `outputs`, `outs`, `objects`, `regs`, `scalars` and `stack` are places in the frame, in words."""
 
-GUARD = _index("op source a b c d")
+GUARD = _index("op source a b c d e")
 """A guard: the register that it looks at, and what its kind of guard needs."""
-GUARDS = _index("array ndarray float int bool complex same equal items list dict")
+GUARDS = _index("array ndarray float int bool complex within same equal items list dict")
+
+CAST = _index("kind type info bytes count")
+"""How a leaf is converted that is not what the kernel reads: the array that comes of it, and its numbers."""
+CASTS = _index("none numpy floats integers")
+"""Kinds of conversions: none where the data are contiguous; by NumPy; from 64 bits to 32."""
 
 RESULT = _index("op index type info bytes data object from")
-RESULTS = _index("inline pool constant input again")
+RESULTS = _index("inline pool constant input again copy")
 
 BUILD = _index("op count object keys")
 BUILDS = _index("out same list tuple named dict call")
@@ -98,6 +104,7 @@ FUNCTIONS = {
     "Py_DecRef": "void (ptr)",
     "PyMem_RawMalloc": "ptr (i64)",
     "PyMem_RawFree": "void (ptr)",
+    "memcpy": "ptr (ptr, ptr, i64)",
 }
 EXPORTS = ("constants", "call", "dealloc", "is_gc", "get_data", "set_data", "live")
 
@@ -112,13 +119,20 @@ def _numbers(layout: Layout, slots: dict[str, int]) -> dict[str, int]:
     for prefix, names in (
         ("TABLE", TABLE),
         ("GUARD", GUARD),
+        ("CAST", CAST),
         ("RESULT", RESULT),
         ("BUILD", BUILD),
         ("INFO", INFO),
         ("CALL", FUNCTION),
     ):
         numbers |= {f"{prefix}_{name}": i for name, i in names.items()}
-    for prefix, names in (("GUARDS", GUARDS), ("RESULTS", RESULTS), ("BUILDS", BUILDS), ("CONSTANTS", CONSTANTS)):
+    for prefix, names in (
+        ("GUARDS", GUARDS),
+        ("CASTS", CASTS),
+        ("RESULTS", RESULTS),
+        ("BUILDS", BUILDS),
+        ("CONSTANTS", CONSTANTS),
+    ):
         numbers |= {f"{prefix}_{name}": i for name, i in names.items()}
     numbers |= {f"{prefix}_WORDS": len(n) for prefix, n in (("GUARD", GUARD), ("RESULT", RESULT), ("BUILD", BUILD))}
     numbers |= {f"ARRAY_{name}": at // WORD for name, at in slots.items() if name != "size"}
@@ -140,5 +154,5 @@ def text(layout: Layout, slots: dict[str, int]) -> str:
         for i in range(numbers["PREFIX"] // WORD)
     )
     declared = "".join(f"declare {sig.split(' (')[0]} @{name}({sig.split(' (')[1]}\n" for name, sig in FUNCTIONS.items())
-    source = declared + COUNTS[layout.counts] + OBJECTS.replace("CLEAR_PREFIX\n", clear) + MATCH + RUN + CALL
+    source = declared + COUNTS[layout.counts] + OBJECTS.replace("CLEAR_PREFIX\n", clear) + CASTING + MATCH + RUN + CALL
     return expand(source, numbers)

@@ -1,19 +1,21 @@
 """LLVM IR of the compiled dispatcher: whether the arguments of a call are those of a table.
 
 Guards are records that are executed in turn on *registers*, places in the frame: the first ones hold the arguments, a guard of a container puts its members into
-the next ones. Guards of leaves leave the address of the data in `inputs` and what keeps the data alive in `objects`.
+the next ones. Guards of leaves leave the address of the data in `inputs` and what keeps the data alive in `objects`. Leaves that are to be
+converted have no address yet: their object is there, what it takes (`CAST`) in `scalars`, and `odd` is set.
 `runtime.dispatch_text` lists the abbreviations.
 """
 
 from __future__ import annotations
 
 MATCH = """
-define internal i1 @match(ptr %t, ptr %args, i64 %n, ptr %kwnames, ptr %frame) alwaysinline nounwind {
+define internal i1 @match(ptr %t, ptr %args, i64 %n, ptr %kwnames, ptr %frame, ptr %odd) alwaysinline nounwind {
 entry:
   %overflow = alloca i32, align 8
   %position = alloca i64, align 8
   %keyat = alloca ptr, align 8
   %valueat = alloca ptr, align 8
+  store i64 0, ptr %odd, align 8
   %epoch = word %t TABLE_epoch
   %now = const64 epoch
   need eq i64 %epoch, %now else %no
@@ -64,6 +66,7 @@ next:
     i64 GUARDS_int, label %int
     i64 GUARDS_bool, label %bool
     i64 GUARDS_complex, label %complex
+    i64 GUARDS_within, label %within
     i64 GUARDS_same, label %identical
     i64 GUARDS_equal, label %alike
     i64 GUARDS_items, label %items
@@ -91,17 +94,16 @@ array.np:
   %np.fp = getelementptr i8, ptr %np, i64 ND_flags
   %np.f = load i32, ptr %np.fp, align 8
   %np.m = and i32 %np.f, 257
-  need eq i32 %np.m, 257 else %no
+  %np.whole = icmp eq i32 %np.m, 257
+  br i1 %np.whole, label %array.np.data, label %unlike.np
+unlike.np:
+  br label %unlike
 array.np.data:
   %np.data = addr %np ND_data
   br label %leaf
 
 ndarray:
   need eq ptr %type, const ndarray else %no
-  %nd.fp = getelementptr i8, ptr %x, i64 ND_flags
-  %nd.f = load i32, ptr %nd.fp, align 8
-  %nd.m = and i32 %nd.f, 257
-  need eq i32 %nd.m, 257 else %no
   %descr = addr %x ND_descr
   %descr.word = word %descr DESCR_word
   %descr.m = and i64 %descr.word, DTYPE_MASK
@@ -120,18 +122,49 @@ ndarray:
   need eq i64 %dv, %dw else %no
   next %k
 nd.data:
+  %nd.cast = addr %g GUARD_e
+  %nd.kind = word %nd.cast CAST_kind
+  %nd.same = icmp eq i64 %nd.kind, CASTS_none
+  %nd.fp = getelementptr i8, ptr %x, i64 ND_flags
+  %nd.f = load i32, ptr %nd.fp, align 8
+  %nd.m = and i32 %nd.f, 257
+  %nd.whole = icmp eq i32 %nd.m, 257
+  %nd.good = and i1 %nd.same, %nd.whole
+  br i1 %nd.good, label %nd.take, label %unlike.nd
+unlike.nd:
+  br label %unlike
+nd.take:
   %nd.d = addr %x ND_data
   br label %leaf
 
+; A NumPy scalar: the number lies in it, and its first bytes are those of a narrower integer.
+within:
+  need eq ptr %type, %ga else %no
+within.data:
+  %w.p = getelementptr i8, ptr %x, i64 NUMBER
+  br label %leaf
+
 leaf:
-  %data = phi ptr [ %inside, %array.inside ], [ %np.data, %array.np.data ], [ %nd.d, %nd.data ]
-  %root = phi ptr [ %x.root, %array.inside ], [ %np, %array.np.data ], [ %x, %nd.data ]
+  %data = phi ptr [ %inside, %array.inside ], [ %np.data, %array.np.data ], [ %nd.d, %nd.take ], [ %w.p, %within.data ]
+  %root = phi ptr [ %x.root, %array.inside ], [ %np, %array.np.data ], [ %x, %nd.take ], [ %x, %within.data ]
   put ptr %data %inputs %gb
   put ptr %root %objects %gb
   br label %good
 
+unlike:
+  %odd.object = phi ptr [ %np, %unlike.np ], [ %x, %unlike.nd ], [ %x, %float.load ], [ %x, %complex.narrow ]
+  %odd.cast = addr %g GUARD_e
+  %odd.index = shl i64 %gb, 1
+  put ptr null %inputs %gb
+  put ptr %odd.object %objects %gb
+  put ptr %odd.cast %scalars %odd.index
+  store i64 1, ptr %odd, align 8
+  br label %good
+
+; Numbers that are not finite as floats may have overflowed, of which NumPy is to warn.
 float:
-  need eq ptr %type, const float else %no
+  %f.type = addr %g GUARD_c
+  need eq ptr %type, %f.type else %no
 float.load:
   %f.p = getelementptr i8, ptr %x, i64 NUMBER
   %f.v = load double, ptr %f.p, align 8
@@ -141,7 +174,11 @@ float.load:
   %f.hz = zext i32 %f.hb to i64
   %f.short = icmp eq ptr %ga, null
   %f.s = select i1 %f.short, i64 %f.hz, i64 %f.b
-  br label %scalar
+  %f.none = fsub float %f.half, %f.half
+  %f.finite = fcmp ord float %f.none, %f.none
+  %f.long = xor i1 %f.short, true
+  %f.ok = or i1 %f.finite, %f.long
+  br i1 %f.ok, label %scalar, label %unlike
 
 int:
   need eq ptr %type, const int else %no
@@ -164,7 +201,8 @@ bool.load:
   br label %scalar
 
 complex:
-  need eq ptr %type, const complex else %no
+  %c.type = addr %g GUARD_c
+  need eq ptr %type, %c.type else %no
   %c.p = getelementptr i8, ptr %x, i64 NUMBER
   %c.re = load double, ptr %c.p, align 8
   %c.ip = getelementptr double, ptr %c.p, i64 1
@@ -172,8 +210,14 @@ complex:
   %c.index = shl i64 %gb, 1
   %c.out = getelementptr i64, ptr %scalars, i64 %c.index
   need eq ptr %ga, null else %complex.long
+complex.narrow:
   %c.sre = fptrunc double %c.re to float
   %c.sim = fptrunc double %c.im to float
+  %c.nre = fsub float %c.sre, %c.sre
+  %c.nim = fsub float %c.sim, %c.sim
+  %c.finite = fcmp ord float %c.nre, %c.nim
+  br i1 %c.finite, label %complex.short, label %unlike
+complex.short:
   store float %c.sre, ptr %c.out, align 8
   %c.second = getelementptr float, ptr %c.out, i64 1
   store float %c.sim, ptr %c.second, align 4

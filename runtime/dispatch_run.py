@@ -68,7 +68,7 @@ end:
   ret void
 }
 
-define internal ptr @run(ptr %t, ptr %frame) alwaysinline nounwind {
+define internal ptr @run(ptr %t, ptr %frame, ptr %odd) alwaysinline nounwind {
 entry:
   %arena.size = alloca i64, align 8
   %owner = addr %t TABLE_owner
@@ -81,11 +81,17 @@ entry:
   %nout = word %t TABLE_nout
   %results = addr %t TABLE_results
   %holds = word %t TABLE_hold
-  %holding = icmp ne i64 %holds, 0
+  %casts = load i64, ptr %odd, align 8
+  %either = or i64 %holds, %casts
+  %holding = icmp ne i64 %either, 0
   br i1 %holding, label %take, label %results.first
 take:
   call void @hold(ptr %objects, i64 %nin)
-  br label %results.first
+  need ne i64 %casts, 0 else %results.first
+convert:
+  %scalars = part %frame %t TABLE_scalars
+  %converted = call i1 @cast(ptr %inputs, ptr %objects, ptr %scalars, i64 %nin)
+  br i1 %converted, label %results.first, label %fail
 
 results.first:
   br label %results.next
@@ -106,6 +112,7 @@ results.next:
     i64 RESULTS_constant, label %constant
     i64 RESULTS_input, label %input
     i64 RESULTS_again, label %again
+    i64 RESULTS_copy, label %copy
   ]
 inline:
   %start = addr %x ARRAY_data
@@ -136,6 +143,12 @@ input:
   %given = addr %objects %source
   %given.data = addr %inputs %source
   br label %share
+copy:
+  %original = word %r RESULT_from
+  %original.data = addr %inputs %original
+  %mine = addr %x ARRAY_data
+  %copied = call ptr @memcpy(ptr %mine, ptr %original.data, i64 %bytes)
+  br label %made
 again:
   %earlier = word %r RESULT_from
   %first = addr %outs %earlier
@@ -222,7 +235,7 @@ tell:
   call void @xdecref(ptr %told)
   br label %fail
 fail:
-  %count = phi i64 [ %to.pool, %fail.pool ], [ %i, %fail.memory ], [ %nout, %fail.arena ], [ %nout, %fail.status ], [ %nout, %tell ]
+  %count = phi i64 [ %to.pool, %fail.pool ], [ %i, %fail.memory ], [ %nout, %fail.arena ], [ %nout, %fail.status ], [ %nout, %tell ], [ 0, %convert ]
   call void @drop(ptr %outs, i64 0, i64 %count)
   br i1 %holding, label %fail.hold, label %fail.end
 fail.hold:
@@ -399,16 +412,17 @@ calls:
 prepare:
   %words = word %self CALL_frame
   %frame = alloca i64, i64 %words, align 16
+  %odd = alloca i64, align 8
   br label %next
 next:
   %t = phi ptr [ %first, %prepare ], [ %following, %miss ]
-  %fits = call i1 @match(ptr %t, ptr %args, i64 %n, ptr %kwnames, ptr %frame)
+  %fits = call i1 @match(ptr %t, ptr %args, i64 %n, ptr %kwnames, ptr %frame, ptr %odd)
   br i1 %fits, label %run, label %miss
 miss:
   %following = addr %t TABLE_next
   if eq ptr %following, null then %slow else %next
 run:
-  %r = call ptr @run(ptr %t, ptr %frame)
+  %r = call ptr @run(ptr %t, ptr %frame, ptr %odd)
   ret ptr %r
 slow:
   %s = call ptr @slow(ptr %self, ptr %args, i64 %n, ptr %kwnames)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import sys
 from collections.abc import Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from tracegrad.ir.config import config
 from tracegrad.ir.types import ArrayType
 from tracegrad.runtime import costs, objects, pool
 from tracegrad.runtime.array import ArrayImpl
-from tracegrad.runtime.dispatch_code import BUILDS, GUARDS, RESULT, RESULTS, TABLE
+from tracegrad.runtime.dispatch_code import BUILDS, CAST, CASTS, GUARDS, RESULT, RESULTS, TABLE
 from tracegrad.runtime.executable import Executable, physical
 from tracegrad.tracer.treedef import TreeDef, is_plain_namedtuple
 
@@ -57,6 +58,35 @@ _NUMBERS: dict[type, tuple[str, dict[Any, int]]] = {
     bool: ("bool", {np.dtype(np.bool_): id(True)}),
     complex: ("complex", {np.dtype(np.complex64): 0, np.dtype(np.complex128): 1}),
 }
+_NUMBERS |= {np.float64: _NUMBERS[float], np.complex128: _NUMBERS[complex]}
+
+
+def _numbers(t: type) -> tuple[str, dict[Any, int]]:
+    """The guard of numbers of a type, and what it is told, by the dtype that the kernel reads."""
+    if t not in _NUMBERS:
+        _NUMBERS[t] = ("", {})
+        if issubclass(t, np.generic) and np.dtype(t).type is t and np.dtype(t).kind in "biufc":
+            dtype = np.dtype(t)
+            probe = np.frombuffer(bytes(range(3, 3 + dtype.itemsize)), dtype)[0]
+            if dtype.itemsize <= 16 and ctypes.string_at(id(probe) + objects.NUMBER, dtype.itemsize) == probe.tobytes():
+                wanted = {dtype, _NARROW.get(dtype, dtype)}
+                _NUMBERS[t] = ("within", dict.fromkeys(wanted, id(t)))
+    return _NUMBERS[t]
+
+
+_NARROW: dict[Any, Any] = {np.dtype(np.int64): np.dtype(np.int32), np.dtype(np.uint64): np.dtype(np.uint32)}
+
+
+def _conversion(given: Any, t: ArrayType) -> str:
+    """How data of a NumPy dtype become those of an array of type `t`."""
+    wanted = np.dtype(t.dtype)
+    if given == wanted and objects.dtype_word(given) == objects.dtype_word(wanted):
+        return "none"
+    if given.kind not in "biufc":
+        raise Unfit
+    if not given.isnative or given.itemsize != 2 * wanted.itemsize or t.nbytes >= pool.SMALLEST:
+        return "numpy"
+    return "integers" if given.kind in "iu" else "floats"
 
 
 _COMPARED = frozenset((int, float, complex, bool, str, bytes))
@@ -148,8 +178,8 @@ class Table:
         self._kept.append(array)
         return ctypes.addressof(array)
 
-    def _record(self, op: str, source: int, a: int = 0, b: int = 0, c: int = 0, d: int = 0) -> None:
-        self._guards += [GUARDS[op], source, a, b, c, d]
+    def _record(self, op: str, source: int, a: int = 0, b: int = 0, c: int = 0, d: int = 0, e: int = 0) -> None:
+        self._guards += [GUARDS[op], source, a, b, c, d, e]
 
     def _guard(self, register: int, x: Any, static: bool = False) -> None:
         """Say what is in a register."""
@@ -188,25 +218,30 @@ class Table:
             raise Unfit
         wanted = self._types[leaf]
         if t is ArrayImpl:
-            data = x._np
-            if x.aval is not wanted or type(data) is not np.ndarray or not (data.flags.c_contiguous and data.flags.aligned):
+            if x.aval is not wanted or type(x._np) is not np.ndarray:
                 raise Unfit
-            info(wanted)  # keeps the type alive
             self._kinds.append("array")
-            self._record("array", register, id(wanted), leaf)
+            self._record("array", register, id(wanted), leaf, e=self._cast("none", wanted))
         elif t is np.ndarray:
-            if x.dtype != wanted.dtype or objects.dtype_word(x.dtype) != objects.dtype_word(np.dtype(wanted.dtype)):
-                raise Unfit
-            if not (x.flags.c_contiguous and x.flags.aligned):
-                raise Unfit
-            self._kinds.append("ndarray")
-            self._record("ndarray", register, objects.dtype_word(x.dtype), leaf, x.ndim, self._array(list(x.shape)))
+            kind = _conversion(x.dtype, wanted)
+            self._kinds.append("ndarray" if kind == "none" else "converted")
+            word, dims = objects.dtype_word(x.dtype), self._array(list(x.shape))
+            self._record("ndarray", register, word, leaf, x.ndim, dims, self._cast(kind, wanted))
         else:
-            op, codes = _NUMBERS.get(t, ("", {}))
+            op, codes = _numbers(t)
             if wanted.dtype not in codes:
                 raise Unfit
             self._kinds.append(op)
-            self._record(op, register, codes[wanted.dtype], leaf)
+            self._record(op, register, codes[wanted.dtype], leaf, id(t), e=self._cast("numpy", wanted))
+
+    def _cast(self, kind: str, t: ArrayType) -> int:
+        """How a leaf becomes an array of type `t`."""
+        words = dict.fromkeys(CAST, 0)
+        words |= {"kind": CASTS[kind], "type": id(t), "info": info(t)}
+        shape, dtype = physical(t)
+        count = prod(shape)
+        words |= {"bytes": count * dtype.itemsize, "count": 2 * count if dtype.kind == "c" else count}
+        return self._array(list(words.values()))
 
     def _results(self, executable: Executable) -> list[int]:
         """How each result is made."""
@@ -229,10 +264,12 @@ class Table:
                 if type(which) is not np.ndarray or not which.flags.c_contiguous:
                     raise Unfit
                 r |= {"op": RESULTS["constant"], "object": self._keep(which), "data": int(which.__array_interface__["data"][0])}
-            elif self._kinds[which] == "array":
+            elif self._kinds[which] in ("array", "converted"):
                 r |= {"op": RESULTS["input"], "from": which}
+            elif t.nbytes < pool.SMALLEST:
+                r |= {"op": RESULTS["copy"], "from": which, "bytes": t.nbytes}  # a number, or memory that the caller may write to
             else:
-                raise Unfit  # a number, or memory that the caller may write to: it is copied
+                raise Unfit
             records += r.values()
         return records
 

@@ -11,7 +11,7 @@
 | `need COND T %a, %b else %m` | a comparison that has to hold for the lines that follow; else a branch |
 | `for %i to %n then %l` ... `next %i` | the lines between for every i from 0 to before n (or `from %k to %n`), then a branch to a label, from block `%i.head` |
 
-The second operand of a comparison may be `const NAME`. Other lines are LLVM IR as it stands, but for names of words (`TABLE_next`), which become numbers.
+The second operand of a comparison may be `const NAME`, or a name that stands for a number. Other lines are LLVM IR as it stands, but for names of words (`TABLE_next`), which become numbers.
 """
 
 from __future__ import annotations
@@ -20,9 +20,7 @@ import re
 
 # Compiled when they are used: importing the package should not wait for it.
 _SHORT = r"  (?:(%[\w.]+) = )?(word|addr|const|const64|part|put|if|need|for|next) (.*)$"
-_NAME = (
-    r"\b(?:TABLE|GUARDS?|RESULTS?|BUILDS?|ARRAY|OBJECT|TUPLE|LIST|DICT|ND|DESCR|DTYPE|INFO|CALL)_\w+|NUMBER|PREFIX|BEHIND|EXTENT"
-)
+_NAME = r"\b(?:TABLE|GUARDS?|CASTS?|RESULTS?|BUILDS?|ARRAY|OBJECT|TUPLE|LIST|DICT|ND|DESCR|DTYPE|INFO|CALL)_\w+|NUMBER|PREFIX|BEHIND|EXTENT"
 
 
 class _Writer:
@@ -60,7 +58,7 @@ class _Writer:
             right, name = f"%{self.fresh()}", right[6:]
             self.load(right, "ptr", "@constants", f"CONSTANTS_{name}")
         holds = f"%{self.fresh()}"
-        self.write(f"  {holds} = icmp {left}, {right}")
+        self.write(f"  {holds} = icmp {left}, {self.numbers.get(right, right)}")
         self.write(f"  br i1 {holds}, label {then}, label {other}")
 
     def begin(self, index: str, first: str, end: str, then: str) -> None:
