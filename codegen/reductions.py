@@ -19,6 +19,7 @@ from tracegrad.codegen.loop_ir import Buffer, Index
 from tracegrad.codegen.nests import (
     ALIGNED,
     BLOCK,
+    MOST_RANGES,
     PARALLEL_WORK,
     UNROLLED,
     UNROLLED_REDUCTION,
@@ -361,10 +362,27 @@ def _accumulate(
             loop.yields = flatten(step(base + loop.index, unflatten(loop.params, start)))
         return unflatten(loop.results, start)
 
+    def run_ranges() -> list[Scalar]:
+        """One loop, or several where the elements ask on which side of a number the index is, each free of branches."""
+        outer, b.breaks, asked, b.asked = (b.watched, b.breaks), set(), b.asked, []
+        flat = flatten(identities)
+        with b.loop(0, n, carry=flat, memory=False, written=written, hints=own_hints, name="r") as loop:
+            b.watched = loop.counter
+            loop.yields = flatten(step(loop.index, unflatten(loop.params, identities)))
+        points = [0, *sorted(p for p in b.breaks if 0 < p < n), n]
+        (b.watched, b.breaks), b.asked = outer, asked
+        if not 2 < len(points) <= MOST_RANGES + 1:
+            return unflatten(loop.results, identities)
+        b.scopes[-1].items.pop()  # the loop; what was moved out of it stays
+        totals = identities
+        for low, high in zip(points, points[1:]):
+            totals = step(low, totals) if high - low == 1 else run(low, high, 0, totals)
+        return totals
+
     identities = [rule.identity(b) for rule in rules]
     sums = any(rule.name in ("add", "mul") and rule.dtype.kind in "fc" for rule in rules)
     if not sums or n < 4 * BLOCK or rest:
-        return run(0, n, 0, identities)
+        return run(0, n, 0, identities) if rest else run_ranges()
     whole = n // BLOCK
     flat = flatten(identities)
     with b.loop(0, whole, carry=flat, memory=False, written=written, name="block") as blocks:

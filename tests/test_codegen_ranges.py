@@ -66,6 +66,21 @@ def test_padding_read_by_a_reduction():
     check(f, draw(9, 40))
 
 
+def test_neighbours_around_the_edge_that_are_counted_and_summed():
+    """The sum is carried from range to range, and the last column is no loop; the values that are kept, too, are written in them."""
+
+    def f(x):
+        right, left = (ops.concatenate([x[:, a:b], x[:, c:d]], 1) for a, b, c, d in ((1, 40, 0, 1), (37, 40, 0, 37)))
+        y = (x + right) * left
+        return y, ops.reduce_sum(y, (0, 1)), ops.reduce_max(y, (1,))
+
+    x = np.random.default_rng(0).integers(-9, 9, (12, 40)).astype(np.int32)
+    check(f, x)
+    check(f, draw(12, 40))
+    loops = innermost(function_of(f, x))
+    assert any(s.params for s, _ in loops) and not any(type(t) is Switch for _, inside in loops for t in inside)
+
+
 def test_scatters_of_numbers_may_be_unrolled():
     def f(x, i, u):
         return ops.scatter(

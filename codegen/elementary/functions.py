@@ -59,7 +59,9 @@ def _exp_limits(w: Writer) -> tuple[float, float]:
     return (-104.0, 89.0) if w.single else (-746.0, 710.0)
 
 
-def exponential(w: Writer, x: str, low: float, high: float, small: float, parts: Callable[[Writer, str], tuple[str, str, str]]) -> str:
+def exponential(
+    w: Writer, x: str, low: float, high: float, small: float, parts: Callable[[Writer, str], tuple[str, str, str]]
+) -> str:
     """2**n (1 + r + r**2 p). Masks and the logarithms of probabilities make arguments below `low` common, for which the result is 0: without
     a product that underflows, because processors take many times as long for those. In f32 that goes for all arguments below `small`, whose
     results are subnormal; in f64 these are rare."""
