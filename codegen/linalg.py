@@ -1,8 +1,9 @@
 """Native matrix factorizations and solvers: generated loops for small matrices, LAPACK and BLAS for the rest.
 
 Buffers are row-major and LAPACK reads them column-major, so it sees transposes. Where the algorithm allows it the transposed
-problem is solved instead of moving data: a row-major Cholesky factor is LAPACK's upper one, a QR is an LQ, the SVD exchanges u
-and vh, a left triangular solve becomes a right one. LU, the eigenproblems and the Schur form are transposed in and out.
+problem is solved instead of moving data: a row-major Cholesky factor is LAPACK's upper one, the QR of a wide matrix is an LQ, its SVD
+exchanges u and vh, a left triangular solve becomes a right one. LU, the eigenproblems, the Schur form, and the QR and SVD of tall matrices are
+transposed in and out.
 
 Every routine is a kernel of (inputs..., outputs..., scratch) over a whole batch.
 """
@@ -10,6 +11,7 @@ Every routine is a kernel of (inputs..., outputs..., scratch) over a whole batch
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import isqrt
 from typing import Any
 
 import numpy as np
@@ -408,26 +410,33 @@ def qr_routine(x: ArrayType, *, full_matrices: bool) -> Routine:
     lwork = 64 * max(m, n)
     (lq, taus, work), scratch = scratch_buffers(k, [(dtype, m * max(n, columns)), (dtype, size), (dtype, lwork)])
     f = Arguments(k)
-    with threads_for(k, max(m, n)), k.loop(0, batch) as b:
+    with threads_for(k, isqrt(m * n)), k.loop(0, batch) as b:
         a = matrix_of(k, k["in0"], dtype, b, m, n)
         q, r = matrix_of(k, k["out0"], dtype, b, m, columns), matrix_of(k, k["out1"], dtype, b, columns, n)
-        # by columns the matrix is a^T = L Q', so a = Q'^T L^T
-        copy_elements(k, a, lq, m * n)
-        rows, info, length = f.integer(n), f.integer(0), f.integer(lwork)
-        k.call(lapack_symbol("gelqf", dtype), [rows, f.integer(m), lq.pointer, rows, taus.pointer, work.pointer, length, info])
-        factored = lq.shifted(0, (n, 1))
-        with k.loops(columns, n) as (i, j):
-            upper = (i <= j) & (i < size)
-            zero = k.number(0.0, dtype)
-            r[i, j] = upper.select(factored[i, j], zero)
-        with k.loop(0, m) as i, k.loop(0, min(n, columns)) as j:
-            q[i, j] = factored[i, j]
-        if columns > n:
-            with k.loop(0, m) as i, k.loop(n, columns) as j:
-                q[i, j] = 0.0
-        rows = f.integer(columns)
-        name = lapack_symbol("unglq" if dtype.kind == "c" else "orglq", dtype)
-        k.call(name, [rows, f.integer(m), f.integer(size), q.pointer, rows, taus.pointer, work.pointer, length, info])
+        rows, info, length = f.integer(m if m > n else n), f.integer(0), f.integer(lwork)
+        rest = [rows, taus.pointer, work.pointer, length, info]
+        letters = "un" if dtype.kind == "c" else "or"
+        zero = k.number(0.0, dtype)
+        if m > n:
+            # a row-major tall matrix would be a wide one to LAPACK, for which it is slower
+            factored = lq.shifted(0, (m, 1))
+            transpose(k, a, factored, m, n)
+            k.call(lapack_symbol("geqrf", dtype), [rows, f.integer(n), lq.pointer, *rest])
+            with k.loops(columns, n) as (i, j):
+                r[i, j] = (i <= j).select(factored[j, i], zero)
+            k.call(lapack_symbol(f"{letters}gqr", dtype), [rows, f.integer(columns), f.integer(n), lq.pointer, *rest])
+            transpose(k, factored, q, columns, m)
+        else:
+            # by columns the matrix is a^T = L Q', so a = Q'^T L^T
+            copy_elements(k, a, lq, m * n)
+            k.call(lapack_symbol("gelqf", dtype), [rows, f.integer(m), lq.pointer, *rest])
+            factored = lq.shifted(0, (n, 1))
+            with k.loops(m, n) as (i, j):
+                r[i, j] = (i <= j).select(factored[i, j], zero)
+            with k.loops(m, m) as (i, j):
+                q[i, j] = factored[i, j]
+            rest[0] = rows = f.integer(m)
+            k.call(lapack_symbol(f"{letters}glq", dtype), [rows, rows, rows, q.pointer, *rest])
     return Routine(k, scratch)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import isqrt
+
 import numpy as np
 
 from tracegrad.codegen.kernel import Buffer, Complex, Kernel
@@ -124,20 +126,30 @@ def svd_routine(x: ArrayType, *, full_matrices: bool, compute_uv: bool) -> Routi
     else:
         lwork = 7 * size * size + 10 * size + larger + 64 * (m + n)
         lrwork = 0
-    (a, work, rwork, iwork), scratch = scratch_buffers(k, [(dtype, m * n), (dtype, lwork), (real, lrwork), (np.int32, 8 * size)])
-    f = Arguments(k)
     u_columns, v_rows = (m, n) if full_matrices else (size, size)
-    with threads_for(k, larger), k.loop(0, batch) as b:
+    # LAPACK is slower for wide matrices than for tall ones; a row-major tall matrix would be a wide one to it
+    turned = m > n
+    moved = (m * u_columns, v_rows * n) if turned and compute_uv else (0, 0)
+    sizes = [(dtype, m * n), (dtype, lwork), (real, lrwork), (np.int32, 8 * size), (dtype, moved[0]), (dtype, moved[1])]
+    (a, work, rwork, iwork, u_turned, vh_turned), scratch = scratch_buffers(k, sizes)
+    f = Arguments(k)
+    with threads_for(k, isqrt(m * n)), k.loop(0, batch) as b:
         source = matrix_of(k, k["in0"], dtype, b, m, n)
         s = vector_of(k, k["out0"], real, b, size)
         targets = [(s, size)]
-        copy_elements(k, source, a, m * n)
         # by columns LAPACK sees a^T = vh^T s u^T: its u is vh by rows, its vh is u by rows
-        rows, info = f.integer(n), f.integer(1)
+        if turned:
+            transpose(k, source, a.shifted(0, (m, 1)), m, n)
+        else:
+            copy_elements(k, source, a, m * n)
+        rows, columns, info = f.integer(m if turned else n), f.integer(n if turned else m), f.integer(1)
         if compute_uv:
             u, vh = matrix_of(k, k["out1"], dtype, b, m, u_columns), matrix_of(k, k["out2"], dtype, b, v_rows, n)
             targets += [(u, m * u_columns), (vh, v_rows * n)]
-            vectors = [vh.pointer, rows, u.pointer, f.integer(u_columns)]
+            if turned:
+                vectors = [u_turned.pointer, rows, vh_turned.pointer, f.integer(v_rows)]
+            else:
+                vectors = [vh.pointer, rows, u.pointer, f.integer(u_columns)]
             job = "A" if full_matrices else "S"
         else:
             one = f.integer(1)
@@ -146,7 +158,7 @@ def svd_routine(x: ArrayType, *, full_matrices: bool, compute_uv: bool) -> Routi
             arguments = [
                 f.character(job),
                 rows,
-                f.integer(m),
+                columns,
                 a.pointer,
                 rows,
                 s.pointer,
@@ -157,6 +169,9 @@ def svd_routine(x: ArrayType, *, full_matrices: bool, compute_uv: bool) -> Routi
             if is_complex:
                 arguments.append(rwork.pointer)
             k.call(lapack_symbol("gesdd", dtype), [*arguments, iwork.pointer, info])
+            if turned and compute_uv:
+                transpose(k, u_turned.shifted(0, (m, 1)), u, u_columns, m)
+                transpose(k, vh_turned.shifted(0, (v_rows, 1)), vh, n, v_rows)
         nan_unless(k, info, targets)
     return Routine(k, scratch)
 
