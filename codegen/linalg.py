@@ -38,6 +38,8 @@ UNROLLED = 4
 """Up to this size a factorization is straight-line code that LLVM can vectorize over the batch."""
 LOOPED = 16
 """Up to this size generated loops beat the call into LAPACK."""
+TURNED = 128
+"""From this size on square matrices are transposed for a QR."""
 
 
 # --------------------------------------------------------------------------------------------------------------------- Cholesky
@@ -413,12 +415,12 @@ def qr_routine(x: ArrayType, *, full_matrices: bool) -> Routine:
     with threads_for(k, isqrt(m * n)), k.loop(0, batch) as b:
         a = matrix_of(k, k["in0"], dtype, b, m, n)
         q, r = matrix_of(k, k["out0"], dtype, b, m, columns), matrix_of(k, k["out1"], dtype, b, columns, n)
-        rows, info, length = f.integer(m if m > n else n), f.integer(0), f.integer(lwork)
+        rows, info, length = f.integer(max(m, n)), f.integer(0), f.integer(lwork)
         rest = [rows, taus.pointer, work.pointer, length, info]
         letters = "un" if dtype.kind == "c" else "or"
         zero = k.number(0.0, dtype)
-        if m > n:
-            # a row-major tall matrix would be a wide one to LAPACK, for which it is slower
+        if m > n or m == n >= TURNED:
+            # a row-major tall matrix would be a wide one to LAPACK, for which it is slower; large square ones by rows are, too
             factored = lq.shifted(0, (m, 1))
             transpose(k, a, factored, m, n)
             k.call(lapack_symbol("geqrf", dtype), [rows, f.integer(n), lq.pointer, *rest])

@@ -8,7 +8,7 @@ import pytest
 import tracegrad as tg
 import tracegrad.numpy as jnp
 
-SHAPES = [(7, 3), (200, 20), (600, 9), (3, 40, 17), (20, 200), (2, 17, 40), (19, 19), (5, 1), (1, 5)]
+SHAPES = [(7, 3), (130, 130), (200, 20), (600, 9), (3, 40, 17), (20, 200), (2, 17, 40), (19, 19), (5, 1), (1, 5)]
 
 
 def matrix(shape: tuple[int, ...], dtype: str) -> np.ndarray:
