@@ -100,13 +100,16 @@ def compile_program(
     if keep_text:
         texts["loops"] = str(function)
         texts["llvm"] = text
-    kernels = None
-    if function.helpers:  # most programs have none, and do without what is imported here
-        from tracegrad.codegen.finished import set_apart
-
-        text, kernels = set_apart(text, function.helpers.values(), target)
     size = writer.size
     level, straight_vectors = 2 if size <= CHEAP_PIPELINE else 1, size <= STRAIGHT_VECTORS
+    emission = 2
+    kernels = []
+    if function.helpers:  # most programs have none, and do without what is imported here
+        from tracegrad.codegen.finished import only_calls, set_apart
+
+        text, kernels = set_apart(text, function.helpers.values(), target)
+        if kernels and only_calls(text):
+            level = emission = 0
     # The number of parts depends on the program alone, so that its results are the same on every machine.
     parts = partitioned(text, min(size // PART, MOST_PARTS)) if size >= 2 * PART and not keep_text else [text]
     with _llvm:
@@ -117,13 +120,12 @@ def compile_program(
             targets.optimize(module, target, level, straight_vectors)
             if keep_text:
                 texts["optimized"] = str(module)
-                texts["assembly"] = targets.emit_assembly(module, target)
-                if kernels is not None:
-                    texts["optimized"] += "\n" + kernels.text
-                    texts["assembly"] += "\n" + kernels.assembly()
-            objects = [targets.emit_object(module, target)]
-    if kernels is not None:
-        objects.append(kernels.object_code())
+                texts["assembly"] = targets.emit_assembly(module, target, emission)
+                for some in kernels:
+                    texts["optimized"] += "\n" + some.text
+                    texts["assembly"] += "\n" + some.assembly()
+            objects = [targets.emit_object(module, target, emission)]
+    objects += [some.object_code() for some in reversed(kernels)]
     return CompiledObject(
         symbol,
         joined(objects),

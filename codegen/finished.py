@@ -5,6 +5,7 @@ LLVM's pipeline finds nothing in straight-line code on whole vectors; it only ta
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from functools import lru_cache
 from threading import Thread
@@ -21,13 +22,12 @@ class FinishedRoutine(Routine):
 
 
 class Compilation(Thread):
-    """Compiles the finished kernels of a module on a thread of its own; started at once."""
+    """Compiles some of the finished kernels of a module on a thread of its own, or when the code is asked for if it has not been started."""
 
     def __init__(self, text: str, target: targets.Target):
         super().__init__(daemon=True)
         self.text, self.target = text, target
         self.failure: Exception | None = None
-        self.start()
 
     def run(self) -> None:
         try:
@@ -36,7 +36,8 @@ class Compilation(Thread):
             self.failure = error
 
     def object_code(self) -> bytes:
-        self.join()
+        if self.ident is not None:
+            self.join()
         if self.failure is not None:
             raise self.failure
         return _compiled(self.text, self.target)
@@ -50,18 +51,45 @@ def _compiled(text: str, target: targets.Target) -> bytes:
     return targets.compile_as_written(text, target)
 
 
-def set_apart(text: str, routines: Iterable[Routine], target: targets.Target) -> tuple[str, Compilation | None]:
-    """The text of a module without its finished kernels, and their compilation, if there are any."""
-    definitions: dict[str, str] = {}
-    declarations: dict[str, str] = {}
-    for routine in routines:
-        if isinstance(routine, FinishedRoutine):
-            definitions.update(routine.definitions)
-            declarations.update(routine.declarations)
-    if not definitions:
-        return text, None
-    rest, kernels = without(text, definitions, declarations.values())
-    return rest, Compilation(kernels, target)
+LONG = 300
+"""Kernels of so many lines are compiled in two parts: the second by the thread that compiles the program, after that."""
 
 
-__all__ = ["Compilation", "FinishedRoutine", "set_apart"]
+def set_apart(text: str, routines: Iterable[Routine], target: targets.Target) -> tuple[str, list[Compilation]]:
+    """The text of a module without its finished kernels, and their compilations, the first of which has started."""
+    parts: list[tuple[dict[str, str], dict[str, str]]] = [({}, {}), ({}, {})]
+    finished = [r for r in routines if isinstance(r, FinishedRoutine)]
+    total, done = sum(map(_lines, finished)), 0
+    shared = sum([len(r.definitions) for r in finished]) > len({name for r in finished for name in r.definitions})
+    for routine in sorted(finished, key=_lines, reverse=True):
+        definitions, declarations = parts[total > LONG and not shared and 2 * done >= total]
+        definitions.update(routine.definitions)
+        declarations.update(routine.declarations)
+        done += _lines(routine)
+    compilations = []
+    for definitions, declarations in parts:
+        if definitions:
+            text, kernels = without(text, definitions, declarations.values())
+            compilations.append(Compilation(kernels, target))
+    if compilations:
+        compilations[0].start()
+    return text, compilations
+
+
+def _lines(routine: Routine) -> int:
+    return sum([definition.count("\n") for definition in routine.definitions.values()])
+
+
+_WORK = re.compile(
+    r"= (load|freeze|select|insertelement|extractelement|shufflevector) (?!ptr)|= f(add|sub|mul|div|neg|cmp) |^  store (?!ptr)"
+    r"|(to|from)(float|double)|alwaysinline|@tg\.call\.",
+    re.MULTILINE,
+)
+
+
+def only_calls(text: str) -> bool:
+    """Whether all that a module does is to call kernels and copy memory: nothing in it is worth LLVM's passes, nor good machine code."""
+    return _WORK.search(text) is None
+
+
+__all__ = ["Compilation", "FinishedRoutine", "only_calls", "set_apart"]

@@ -136,6 +136,8 @@ def write_nest(ctx: Context, view: View, form: Form) -> None:
             note_pointwise(b, len(b.scopes[-1].items) - 1, [view], frozenset((form.buffer,)))
         return
     form = ctx.readable(form)
+    if type(form) is View and _copy_runs(ctx, view, form):
+        return
 
     def body(indices: Indices) -> None:
         store(b, view.buffer, view.position(indices), read(b, form, indices))
@@ -147,6 +149,32 @@ def write_nest(ctx: Context, view: View, form: Form) -> None:
     if _only_at_its_index(form, written):
         _note_independence(b.scopes[-1].items[first:])
     note_pointwise(b, first, [view], read_at_their_index([form]))
+
+
+COPIED_BYTES = 1024
+"""Runs of so many bytes are copied by the C library."""
+
+
+def _copy_runs(ctx: Context, view: View, form: View) -> bool:
+    """Copy memory whose last dimensions lie without gaps on both sides, run by run; whether the runs are long enough for that."""
+    b = ctx.b
+    shape = view.type.shape
+    lead, run = len(shape), 1
+    while lead and (shape[lead - 1] == 1 or form.strides[lead - 1] == view.strides[lead - 1] == run):
+        lead -= 1
+        run *= shape[lead]
+    nbytes = run * view.type.dtype.itemsize
+    if nbytes < COPIED_BYTES:
+        return False
+    scalars = 2 if view.type.dtype.kind == "c" else 1
+    first = (0,) * (len(shape) - lead)
+
+    def body(indices: Indices) -> None:
+        target, source = view.position((*indices, *first)), form.position((*indices, *first))
+        b.copy(view.buffer, target * scalars, form.buffer, source * scalars, nbytes)
+
+    emit_loops(ctx, Space(shape[:lead], False), frozenset((view.buffer,)), body, run)
+    return True
 
 
 def read_at_their_index(forms: Sequence[Form]) -> frozenset[Buffer]:
