@@ -25,7 +25,6 @@ from tracegrad.codegen.nests import (
     UNROLLED_REDUCTION,
     Group,
     Space,
-    emit_loops,
     emit_maps,
     finish_maps,
     is_flat,
@@ -300,8 +299,14 @@ def _emit_accumulators(
 
         rules = [r.reduction for _ in points for r in reduced]
         # LLVM's maximum, which looks for NaN, takes a dozen cycles, but several of them can be under way
-        cheap = sum(r.lazy.cost for r in (*maps, *reduced)) <= MOST_INTERLEAVED and any([rule.dtype.kind == "f" for rule in rules])
-        totals = _accumulate(ctx, inner, dict(outside), rules, element, written, ("interleave",) if cheap else ())
+        cheap = sum(r.lazy.cost for r in (*maps, *reduced)) <= MOST_INTERLEAVED and any(
+            [rule.dtype.kind == "f" for rule in rules]
+        )
+        hints = ("interleave",) if cheap else ()
+        if in_registers and not suffix and work_of(space, maps, reduced) >= PARALLEL_TOTAL and not b.parallel_depth:
+            totals = _accumulate_by_tasks(ctx, inner, rules, element, written, hints)
+        else:
+            totals = _accumulate(ctx, inner, dict(outside), rules, element, written, hints)
         if in_registers:
             results = [finish(b, rule, v, r.type.dtype) for rule, v, r in zip(rules, totals, reduced * len(points))]
         else:
@@ -324,6 +329,45 @@ def _emit_accumulators(
         for r, place in zip(reduced, places):
             r.value = place
     assert not scalar_result or in_registers
+
+
+PARALLEL_TOTAL, TOTALS = 4_000_000, 8
+"""Totals of so many operations are sums of so many, which threads compute: not of fewer, for that takes no longer than to wake a thread."""
+
+
+def _accumulate_by_tasks(
+    ctx: Context,
+    runs: list[tuple[int, int, bool]],
+    rules: list[Reduction],
+    element: Any,
+    written: frozenset[Buffer],
+    hints: tuple[str, ...],
+) -> list[Scalar]:
+    """Accumulate over parts of the first of the reduced runs at once, and combine what they give in order."""
+    b = ctx.b
+    (d, n, _), rest = runs[0], runs[1:]
+    each = n // TOTALS
+    if each >= BLOCK:
+        each -= each % BLOCK
+    if each == 0:
+        return _accumulate(ctx, runs, {}, rules, element, written, hints)
+    partials = [ctx.temporary(ArrayType((TOTALS,), rule.dtype)) for rule in rules]
+    written = written | frozenset(p.buffer for p in partials)
+
+    def part(first: Index, size: int) -> list[Scalar]:
+        def shifted(index: dict[int, Index]) -> list[Scalar]:
+            return element({**index, d: index[d] + first})
+
+        return _accumulate(ctx, [(d, size, True), *rest], {}, rules, shifted, written, hints)
+
+    with b.parallel(TOTALS, written) as task:
+        for p, total in zip(partials, part(task * each, each)):
+            store(b, p.buffer, p.position((task,)), total)
+    parts = [[load(b, p.buffer, p.position((k,))) for k in range(TOTALS)] for p in partials]
+    if TOTALS * each < n:
+        for some, last in zip(parts, part(TOTALS * each, n - TOTALS * each)):
+            some.append(last)
+    return [tree(b, rule, some) for rule, some in zip(rules, parts)]
 
 
 INTERLEAVED, MOST_INTERLEAVED = 128, 24
@@ -555,59 +599,6 @@ def _emit_row_ranges(
     _settle(ctx, reduced, places)
 
 
-# ------------------------------------------------------------------------------------------------- the general reduction
-
-
-def lower_general(ctx: Context, eqn: Equation) -> None:
-    """A reduction of several arrays by a program: its body is inlined in the innermost loop."""
-    n = len(eqn.outputs)
-    operands, inits = eqn.inputs[:n], eqn.inputs[n:]
-    body, axes = eqn.params["body"], eqn.params["axes"]
-    shape = operands[0].type.shape
-    b = ctx.b
-    starts = [ctx.scalar(a) for a in inits]
-    forms = [ctx.readable(ctx.value(a)) for a in operands]
-    for f in forms:
-        ctx.settle(f)
-    small = eqn.outputs[0].type.size == 1
-    places = [None if small else ctx.allocate(v) for v in eqn.outputs]
-    for place in places:
-        if place is not None:
-            ctx.before_overwrite(place.buffer)
-    reduced = [(d, size, True) for d, size in enumerate(shape) if d in axes]
-    kept = [d for d in range(len(shape)) if d not in axes]
-    results: list[Scalar] = []
-
-    def over(runs: list[tuple[int, int, bool]], places_of: dict[int, Index], carried: list[Scalar]) -> list[Scalar]:
-        if not runs:
-            indices = tuple([places_of[d] for d in range(len(shape))])
-            elements = [read(b, f, indices) for f in forms]
-            inner = type(ctx)(ctx.lowering, body)
-            values = inner.run([Scalars(t, [e]) for t, e in zip(body.in_types, [*carried, *elements])])
-            return [inner.elements(v)[0] for v in values]
-        (d, size, _), rest = runs[0], runs[1:]
-        with b.loop(0, size, carry=flatten(carried), name="r") as loop:
-            loop.yields = flatten(over(rest, {**places_of, d: loop.index}, unflatten(loop.params, carried)))
-        return unflatten(loop.results, carried)
-
-    def at(indices: Indices) -> None:
-        if 0 in (size for _, size, _ in reduced):
-            totals = starts
-        else:
-            totals = over(reduced, dict(zip(kept, indices)), starts)
-        for place, total in zip(places, totals):
-            if place is None:
-                results.append(total)
-            else:
-                store(b, place.buffer, place.position(indices), total)
-
-    written = frozenset(p.buffer for p in places if p is not None)
-    emit_loops(ctx, Space(eqn.outputs[0].type.shape, False), written, at)
-    for k, (v, place) in enumerate(zip(eqn.outputs, places)):
-        ctx.define(v, Scalars(v.type, [results[k]]) if place is None else place)
-
-
-ir.reduce_p.define(lower=lower_general)
 for _name, _combine in (
     ("sum", "add"),
     ("prod", "mul"),

@@ -23,6 +23,7 @@ _ASIDE = {
     "cumsum": "cumulative",
     "nonzero": "compaction",
     "pure_callback": "callbacks",
+    "reduce": "general_reduction",
     "searchsorted": "searching",
 }
 """Primitives whose rules have a file apart from their family's."""

@@ -86,3 +86,33 @@ def test_extrema_and_sums_of_rows_that_are_long(n):
     np.testing.assert_allclose(total, x.sum(1, dtype=np.float64), rtol=1e-4, atol=1e-3)
     x[1, n // 2] = np.nan
     assert np.array_equal(np.isnan(tg.jit(lambda x: x.max(1))(x)), [False, True, False])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "complex64", "int32", "uint8"])
+@pytest.mark.parametrize("shape", [(1_000_003,), (8192, 130), (3, 400_001)])
+def test_totals_of_large_arrays(dtype, shape):
+    """Totals are computed by tasks: over one run of memory, over rows that are cut, with what else the nest writes."""
+    x = np.random.default_rng(4).integers(0 if dtype == "uint8" else -3, 4, shape).astype(dtype)
+    total, lines, doubled, few = tg.jit(
+        lambda x: (x.sum(), x[..., ::2].sum(), x + x, (x[:, 3:90] if x.ndim == 2 else x[3:]).sum())
+    )(x)
+    wide = x.astype(np.complex128 if dtype == "complex64" else np.float64 if dtype == "float16" else x.dtype)
+    np.testing.assert_allclose(total, wide.sum().astype(np.asarray(total).dtype), rtol=2e-3)
+    np.testing.assert_allclose(lines, wide[..., ::2].sum().astype(np.asarray(total).dtype), rtol=2e-3)
+    np.testing.assert_allclose(few, (wide[:, 3:90] if x.ndim == 2 else wide[3:]).sum().astype(np.asarray(total).dtype), rtol=2e-3)
+    np.testing.assert_array_equal(doubled, x + x)
+    if dtype != "complex64":
+        x.flat[-2] = 9
+        assert tg.jit(lambda x: (x.max(), (x == 9).any(), (x < 9).all()))(x) == (9, True, False)
+        assert tg.jit(lambda x: (x.min(), x.argmax()))(x) == (x.min(), x.argmax())
+
+
+def test_totals_are_the_same_bits_and_have_their_slope():
+    x = np.random.default_rng(5).normal(size=1_200_000).astype(np.float32)
+    total = tg.jit(lambda x: (x.sum(), (x * x).sum()))
+    first = [float(v) for v in total(x)]
+    assert all([float(v) for v in total(x)] == first for _ in range(5))
+    assert abs(first[1] - np.square(x, dtype=np.float64).sum()) < 1
+    np.testing.assert_array_equal(tg.jit(tg.grad(lambda x: (x * x).sum()))(x), 2 * x)
+    looped = tg.jit(lambda x: tg.lax.fori_loop(0, 3, lambda i, s: s + (x * x).sum(), 0.0))(x)
+    np.testing.assert_allclose(looped, 3 * first[1], rtol=1e-6)
