@@ -126,6 +126,8 @@ class _Dispatcher:
         things: dict[str, Any] = {
             "none": None,
             "array": ArrayImpl,
+            "deleted": DeletedArray,
+            "lent": pool.Lent,
             "ndarray": np.ndarray,
             "interpreter": bind.variable,
             "overrides": config.variable,
@@ -228,6 +230,8 @@ def offer(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], leaves: 
     tables: Tables | None = function._tables
     if tables is not None and tables.epoch == config.epoch and len(tables.chain) >= MOST_TABLES:
         return False
+    if traced.donated and tables is not None and sum([t.executable is traced.executable for t in tables.chain]) >= TRIALS:
+        return False  # this call's arrays were shared with others, or passed in another way each time
     try:
         table = Table(args, kwargs, function._static, leaves, traced)
     except Unfit:

@@ -64,7 +64,8 @@ def _loop(**words: str) -> str:
 
 
 CASTING = (
-    _loop(NAME="floats", LONG="double", SHORT="float", OP="fptrunc")
+    "declare void @llvm.memcpy.p0.p0.i64(ptr, ptr, i64, i1)\n"
+    + _loop(NAME="floats", LONG="double", SHORT="float", OP="fptrunc")
     + _loop(NAME="integers", LONG="i64", SHORT="i32", OP="trunc")
     + """
 ; Convert the leaves without an address; their objects are held, and those of what comes of them are held instead. Runs Python code where

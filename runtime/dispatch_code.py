@@ -14,10 +14,12 @@ from __future__ import annotations
 
 from tracegrad.runtime.dispatch_arrays import COUNTS, OBJECTS
 from tracegrad.runtime.dispatch_casts import CASTING
+from tracegrad.runtime.dispatch_donation import DONATION
 from tracegrad.runtime.dispatch_match import MATCH
 from tracegrad.runtime.dispatch_run import CALL, RUN
 from tracegrad.runtime.dispatch_text import expand
 from tracegrad.runtime.objects import (
+    ARRAY_BASE,
     ARRAY_DATA,
     ARRAY_DESCR,
     ARRAY_DIMS,
@@ -40,7 +42,7 @@ def _index(names: str, start: int = 0) -> dict[str, int]:
 
 
 CONSTANTS = _index(
-    "epoch none array ndarray float int bool complex str list dict interpreter overrides slow slow_call new_array set_base from_any take "
+    "epoch none array deleted lent ndarray float int bool complex str list dict interpreter overrides slow slow_call new_array set_base from_any take "
     "spare spare_size live calls"
 )
 """Addresses of objects and functions that the code is given when it is loaded; the current epoch of the flags; the spare arena; the ring
@@ -51,9 +53,10 @@ FUNCTION = _index("vectorcall table frame", HEAD // WORD)
 
 TABLE = _index(
     "next epoch owner nargs nkw names regs guards guards_end hold nin inputs nout results outs outputs objects "
-    "scalars arena entry constants release failed build build_end stack"
+    "scalars arena entry constants release failed build build_end stack given taken arrays narrays ndonated over nover"
 )
-"""Words of a table. `inputs`, `outputs`, `outs`, `objects`, `regs`, `scalars` and `stack` are places in the frame, in words."""
+"""Words of a table. `inputs`, `outputs`, `outs`, `objects`, `regs`, `scalars`, `stack`, `given` and `taken` are places in the frame, in words;
+`arrays` the leaves that are arrays, the donated ones first, and `over` those of them whose memory the kernel overwrites."""
 
 GUARD = _index("op source a b c d e")
 """A guard: the register that it looks at, and what its kind of guard needs."""
@@ -65,7 +68,7 @@ CASTS = _index("none numpy floats integers")
 """Kinds of conversions: none where the data are contiguous; by NumPy; from 64 bits to 32."""
 
 RESULT = _index("op index type info bytes data object from")
-RESULTS = _index("inline pool constant input again copy")
+RESULTS = _index("inline pool constant input again copy over")
 
 BUILD = _index("op count object keys")
 BUILDS = _index("out same list tuple named dict call")
@@ -98,13 +101,13 @@ FUNCTIONS = {
     "PyErr_Occurred": "ptr ()",
     "PyErr_SetNone": "void (ptr)",
     "PyEval_SaveThread": "ptr ()",
+    "PyType_IsSubtype": "i32 (ptr, ptr)",
     "PyEval_RestoreThread": "void (ptr)",
     "_Py_Dealloc": "void (ptr)",
     "Py_IncRef": "void (ptr)",
     "Py_DecRef": "void (ptr)",
     "PyMem_RawMalloc": "ptr (i64)",
     "PyMem_RawFree": "void (ptr)",
-    "memcpy": "ptr (ptr, ptr, i64)",
 }
 EXPORTS = ("constants", "call", "dealloc", "is_gc", "get_data", "set_data", "live")
 
@@ -114,7 +117,12 @@ def _numbers(layout: Layout, slots: dict[str, int]) -> dict[str, int]:
     numbers: dict[str, int] = {"OBJECT_count": 0, "OBJECT_type": 1, "NUMBER": NUMBER, "DTYPE_MASK": DTYPE_MASK}
     numbers |= {"TUPLE_size": HEAD // WORD, "TUPLE_items": layout.tuple_items // WORD, "DICT_used": DICT_USED // WORD}
     numbers |= {"LIST_size": LIST_SIZE // WORD, "LIST_items": LIST_ITEMS // WORD, "DESCR_word": DTYPE_WORD // WORD}
-    numbers |= {"ND_data": ARRAY_DATA // WORD, "ND_dims": ARRAY_DIMS // WORD, "ND_descr": ARRAY_DESCR // WORD}
+    numbers |= {
+        "ND_data": ARRAY_DATA // WORD,
+        "ND_dims": ARRAY_DIMS // WORD,
+        "ND_descr": ARRAY_DESCR // WORD,
+        "ND_base": ARRAY_BASE // WORD,
+    }
     numbers |= {"ND_flags": ARRAY_FLAGS, "ND_ndim": ARRAY_NDIM}
     for prefix, names in (
         ("TABLE", TABLE),
@@ -154,5 +162,5 @@ def text(layout: Layout, slots: dict[str, int]) -> str:
         for i in range(numbers["PREFIX"] // WORD)
     )
     declared = "".join(f"declare {sig.split(' (')[0]} @{name}({sig.split(' (')[1]}\n" for name, sig in FUNCTIONS.items())
-    source = declared + COUNTS[layout.counts] + OBJECTS.replace("CLEAR_PREFIX\n", clear) + CASTING + MATCH + RUN + CALL
+    source = declared + COUNTS[layout.counts] + OBJECTS.replace("CLEAR_PREFIX\n", clear) + CASTING + MATCH + DONATION + RUN + CALL
     return expand(source, numbers)

@@ -40,6 +40,7 @@ copy:
   %inputs = part %frame %t TABLE_inputs
   %objects = part %frame %t TABLE_objects
   %scalars = part %frame %t TABLE_scalars
+  %passed = part %frame %t TABLE_given
   %total = add i64 %nargs, %nkw
   for %j to %total then %guards
   %a = addr %args %j
@@ -78,6 +79,7 @@ array:
   need eq ptr %type, const array else %no
   %aval = addr %x ARRAY_aval
   need eq ptr %aval, %ga else %no
+  put ptr %x %passed %gb
   %info = addr %x ARRAY_info
   need ne ptr %info, null else %array.np
 array.inside:

@@ -80,6 +80,7 @@ entry:
   %nin = word %t TABLE_nin
   %nout = word %t TABLE_nout
   %results = addr %t TABLE_results
+  %ndonated = word %t TABLE_ndonated
   %holds = word %t TABLE_hold
   %casts = load i64, ptr %odd, align 8
   %either = or i64 %holds, %casts
@@ -113,6 +114,7 @@ results.next:
     i64 RESULTS_input, label %input
     i64 RESULTS_again, label %again
     i64 RESULTS_copy, label %copy
+    i64 RESULTS_over, label %over
   ]
 inline:
   %start = addr %x ARRAY_data
@@ -130,8 +132,17 @@ pooled:
   %large.data = addr %large ND_data
   put ptr %large.data %x ARRAY_data
   br label %place
+over:
+  %written = word %r RESULT_from
+  %taken = part %frame %t TABLE_taken
+  %memory.over = addr %taken %written
+  put ptr null %taken %written
+  put ptr %memory.over %x ARRAY_owner
+  %over.data = addr %inputs %written
+  put ptr %over.data %x ARRAY_data
+  br label %place
 place:
-  %address = phi ptr [ %start, %inline ], [ %large.data, %pooled ]
+  %address = phi ptr [ %start, %inline ], [ %large.data, %pooled ], [ %over.data, %over ]
   put ptr %address %outputs %index
   br label %made
 constant:
@@ -147,7 +158,7 @@ copy:
   %original = word %r RESULT_from
   %original.data = addr %inputs %original
   %mine = addr %x ARRAY_data
-  %copied = call ptr @memcpy(ptr %mine, ptr %original.data, i64 %bytes)
+  call void @llvm.memcpy.p0.p0.i64(ptr %mine, ptr %original.data, i64 %bytes, i1 false)
   br label %made
 again:
   %earlier = word %r RESULT_from
@@ -206,6 +217,10 @@ ran:
 judge:
   need eq i32 %status, 0 else %fail.status
 after:
+  need ne i64 %ndonated, 0 else %after.given
+  call void @gone(ptr %t, ptr %frame, i1 true)
+  br label %after.given
+after.given:
   br i1 %holding, label %let.go, label %build
 let.go:
   call void @drop(ptr %objects, i64 0, i64 %nin)
@@ -242,6 +257,10 @@ fail.hold:
   call void @drop(ptr %objects, i64 0, i64 %nin)
   br label %fail.end
 fail.end:
+  need ne i64 %ndonated, 0 else %fail.given
+  call void @gone(ptr %t, ptr %frame, i1 false)
+  br label %fail.given
+fail.given:
   call void @decref(ptr %owner)
   ret ptr null
 }
@@ -417,10 +436,15 @@ prepare:
 next:
   %t = phi ptr [ %first, %prepare ], [ %following, %miss ]
   %fits = call i1 @match(ptr %t, ptr %args, i64 %n, ptr %kwnames, ptr %frame, ptr %odd)
-  br i1 %fits, label %run, label %miss
+  br i1 %fits, label %fit, label %miss
 miss:
   %following = addr %t TABLE_next
   if eq ptr %following, null then %slow else %next
+fit:
+  %donated = word %t TABLE_ndonated
+  need ne i64 %donated, 0 else %run
+  %free = call i1 @give_up(ptr %t, ptr %frame)
+  br i1 %free, label %run, label %slow
 run:
   %r = call ptr @run(ptr %t, ptr %frame, ptr %odd)
   ret ptr %r

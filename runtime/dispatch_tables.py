@@ -17,7 +17,7 @@ import numpy as np
 from tracegrad.ir.config import config
 from tracegrad.ir.types import ArrayType
 from tracegrad.runtime import costs, objects, pool
-from tracegrad.runtime.array import ArrayImpl
+from tracegrad.runtime.array import ArrayImpl, DeletedArray
 from tracegrad.runtime.dispatch_code import BUILDS, CAST, CASTS, GUARDS, RESULT, RESULTS, TABLE
 from tracegrad.runtime.executable import Executable, physical
 from tracegrad.tracer.treedef import TreeDef, is_plain_namedtuple
@@ -96,13 +96,26 @@ _COMPARED = frozenset((int, float, complex, bool, str, bytes))
 class Table:
     """One specialization: what the arguments must be, the kernel, what is made of its results. `words` is what native code reads."""
 
-    __slots__ = ("words", "address", "frame", "epoch", "_kept", "_guards", "_registers", "_leaf", "_types", "_kinds")
+    __slots__ = (
+        "words",
+        "address",
+        "frame",
+        "epoch",
+        "executable",
+        "_kept",
+        "_guards",
+        "_registers",
+        "_leaf",
+        "_types",
+        "_kinds",
+    )
 
     def __init__(self, args: tuple[Any, ...], kwargs: dict[str, Any], static: Any, leaves: Sequence[Any], traced: Any):
         executable: Executable = traced.executable
         if not eligible(executable) or len(leaves) > MOST_LEAVES or len(executable.out_types) > MOST_LEAVES:
             raise Unfit
         self.epoch = config.epoch
+        self.executable = executable
         self._kept: list[Any] = [executable]
         self._types = executable.in_types
         self._guards: list[int] = []
@@ -130,6 +143,8 @@ class Table:
             "regs": self._registers,
             "scalars": 2 * nin,
             "stack": depth,
+            "given": nin,
+            "taken": nin if traced.donated else 0,
         }
         places = {}
         total = 0
@@ -142,8 +157,15 @@ class Table:
         guards, records, builders = (self._array(x) for x in (self._guards, results, build))
         pooled = RESULTS["pool"] in results[:: len(RESULT)]
         release = executable.code is not None and _seconds(executable) > _LONG
+        arrays = [i for i, kind in enumerate(self._kinds) if kind == "array"]
+        donated = [i for i in arrays if i in traced.donated]
         values: dict[str, Any] = {
             **places,
+            "arrays": self._array([*donated, *[i for i in arrays if i not in traced.donated]]) if donated else 0,
+            "narrays": len(arrays),
+            "ndonated": len(donated),
+            "over": self._array(list(executable.overwritten)),
+            "nover": len(executable.overwritten),
             "epoch": self.epoch,
             "owner": id(self),
             "nargs": len(args),
@@ -217,8 +239,8 @@ class Table:
         if leaf >= len(self._types):
             raise Unfit
         wanted = self._types[leaf]
-        if t is ArrayImpl:
-            if x.aval is not wanted or type(x._np) is not np.ndarray:
+        if t is ArrayImpl or t is DeletedArray:  # deleted by the call that this is made from: it was donated
+            if x.aval is not wanted:
                 raise Unfit
             self._kinds.append("array")
             self._record("array", register, id(wanted), leaf, e=self._cast("none", wanted))
@@ -247,6 +269,9 @@ class Table:
         """How each result is made."""
         records: list[int] = []
         first: dict[int, int] = {}
+        over = {k: i for i, k in executable.overwritten.items() if k is not None}
+        if any([self._kinds[i] != "array" for i in executable.overwritten]):
+            raise Unfit  # memory that the caller may write to: it is copied
         for i, ((kind, which), t) in enumerate(zip(executable.sources, executable.out_types)):
             r = dict.fromkeys(RESULT, 0)
             r |= {"type": id(t), "info": info(t)}
@@ -256,7 +281,9 @@ class Table:
                 first[which] = i
                 shape, dtype, nbytes = executable.memory[which]
                 r["index"] = which
-                if nbytes >= pool.SMALLEST:
+                if which in over:
+                    r |= {"op": RESULTS["over"], "from": over[which]}
+                elif nbytes >= pool.SMALLEST:
                     r |= {"op": RESULTS["pool"], "object": self._keep((shape, dtype, nbytes))}
                 else:
                     r |= {"op": RESULTS["inline"], "bytes": nbytes}

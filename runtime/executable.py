@@ -101,7 +101,8 @@ class Executable:
         self.donated = reusable(self.in_types, places, donated)
         self.takes_over = True
         """Whether donated arrays are overwritten, rather than copies of them."""
-        self._overwritten: dict[int, int | None] = {}
+        self.overwritten: dict[int, int | None] = {}
+        """Inputs whose memory native code overwrites, with the result that comes to lie there; None if that is none."""
         self.code: Compiled | None = None
         self._entry: Any = None
         self._constants: Any = None
@@ -119,7 +120,7 @@ class Executable:
         self._constants = self.constants_address = ctypes.addressof(self._slots)
         self.memory = [_memory(a.type) for a in self.computed.outputs]
         self._arena_size = code.arena_size
-        self._overwritten = dict(code.overwritten)
+        self.overwritten = dict(code.overwritten)
         self._same = {k: i for i, k in code.overwritten if k is not None}
         self.has_effects = self.computed.has_effects or bool(code.callbacks)
         self._returns_tapes = "tg.tapes.new" in code.externals and any([is_tape(a.type.dtype) for a in self.computed.outputs])
@@ -127,7 +128,7 @@ class Executable:
 
     def __call__(self, args: Sequence[Any]) -> list[ArrayImpl]:
         """The outputs for values (arrays, NumPy arrays, numbers) of exactly the input types."""
-        if self._overwritten:
+        if self.overwritten:
             args = self._owned(args)
         arrays = [x._np if type(x) is ArrayImpl else _convert(x, t) for x, t in zip(args, self.in_types)]
         if self.has_tapes:
@@ -144,7 +145,7 @@ class Executable:
         from tracegrad.runtime import donation
 
         owned = list(args)
-        for i in self._overwritten:
+        for i in self.overwritten:
             x, t = args[i], self.in_types[i]
             free = False
             if type(x) is ArrayImpl and self.takes_over and not any(y is x for j, y in enumerate(args) if j != i):

@@ -153,10 +153,10 @@ class JitFunction(dispatch.Callable, Holder):
         if config.debug_nans or config.debug_infs:
             return self._run_checked(traced, leaves, args, kwargs)
         result = tree_unflatten(traced.out_tree, traced.run(leaves))
-        if not traced.captured and not traced.donated:
+        if not traced.captured:
             # The next call with arguments like these is native, or at least short.
             native = dispatch.offer(self, args, kwargs, leaves, traced)
-            if native is False and not kwargs and len(args) == len(leaves):
+            if native is False and not kwargs and not traced.donated and len(args) == len(leaves):
                 self._remember(args, leaves, traced)
         return result
 

@@ -28,7 +28,7 @@ HAVE_VECTORCALL = 1 << 11
 HAVE_GC = 1 << 14
 
 # Byte offsets in an ndarray and in a dtype.
-ARRAY_DATA, ARRAY_NDIM, ARRAY_DIMS, ARRAY_DESCR, ARRAY_FLAGS = 16, 24, 32, 56, 64
+ARRAY_DATA, ARRAY_NDIM, ARRAY_DIMS, ARRAY_BASE, ARRAY_DESCR, ARRAY_FLAGS = 16, 24, 32, 48, 56, 64
 DTYPE_WORD = 24
 """The kind, the type's character, the byte order, flags and the number of the type. Its bits beyond order and flags tell dtypes apart,
 also those that are equal without being one object."""
@@ -96,6 +96,8 @@ def _arrays_are_in_place() -> bool:
     numbers = [ctypes.c_int.from_address(id(np.dtype(t)) + DTYPE_WORD + 4).value for t in (np.float32, np.int64, np.bool_)]
     return (
         word(at + ARRAY_DATA) == x.ctypes.data
+        and word(at + ARRAY_BASE) == 0
+        and word(id(strided) + ARRAY_BASE) == id(strided.base)
         and ctypes.c_int.from_address(at + ARRAY_NDIM).value == 3
         and [word(dims + WORD * i) for i in range(3)] == [3, 5, 2]
         and word(at + ARRAY_DESCR) == id(x.dtype)

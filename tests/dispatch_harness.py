@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 from typing import Any
 
@@ -50,3 +51,9 @@ def check(f: Any, *args: Any, **kwargs: Any) -> Any:
         assert x._np.dtype == y._np.dtype and x._np.shape == y._np.shape and not x._np.flags.writeable
         assert x._np.tobytes() == y._np.tobytes()
     return result
+
+
+def dispatch_entry(function: Any) -> tuple[Any, int]:
+    """A Python function as a kernel, and its address."""
+    made = ctypes.PYFUNCTYPE(ctypes.c_int32, *[ctypes.c_void_p] * 4)(function)
+    return made, ctypes.cast(made, ctypes.c_void_p).value or 0

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from dispatch_harness import NATIVE, X, check, is_native
+from dispatch_harness import NATIVE, X, check, dispatch_entry, is_native
 
 import tracegrad
 import tracegrad.numpy as jnp
@@ -493,10 +493,7 @@ def test_a_kernel_that_fails() -> None:
     check(f, X)
     table = f._tables.chain[-1]
 
-    @dispatch_entry
-    def fails(*_: Any) -> int:
-        return 77
-
+    fails = dispatch_entry(lambda *_: 77)
     entry = dispatch.TABLE["entry"]
     before, table.words[entry] = table.words[entry], fails[1]
     base = sys.getrefcount(X)
@@ -507,14 +504,6 @@ def test_a_kernel_that_fails() -> None:
     finally:
         table.words[entry] = before
     assert sys.getrefcount(X) == base and is_native(f(X))
-
-
-def dispatch_entry(function: Any) -> tuple[Any, int]:
-    """A Python function as a kernel, and its address."""
-    import ctypes
-
-    made = ctypes.PYFUNCTYPE(ctypes.c_int32, *[ctypes.c_void_p] * 4)(function)
-    return made, ctypes.cast(made, ctypes.c_void_p).value or 0
 
 
 # --------------------------------------------------------------------------------------------------------------- the function object

@@ -297,6 +297,7 @@ def test_allocations_that_fail() -> None:
     x, t = np.arange(4.0), MATRIX.astype(np.float32).T
     f = jit(lambda x, t: {"a": x, "b": [t * 2, x + 1]})
     check(f, x, t)
+    gc.collect()
     counts, alive = (sys.getrefcount(x), sys.getrefcount(t)), len(dispatch.live_arrays())
     failures = 0
     for n in range(1, 40):
