@@ -278,7 +278,8 @@ class Writer(Values):
         else:
             self.lines.append(f"  {test} = icmp ult i64 {following}, {self.ref(s.high)}")
         masked = self.masks and _leaves_many(s)
-        note = self._loop_note((*s.hints, "masked") if masked else s.hints, group, _lanes_forced(s) if masked else 0)
+        lanes = _lanes_of_gathers(s, masked) if self.masks and not any([blocks_of(t) for t in s.body]) else 0
+        note = self._loop_note((*s.hints, "masked") if masked else s.hints, group, lanes)
         self.lines.append(f"  br i1 {test}, label %{body}, label %{end}{note}")
         self._start(end)
         for r, y in zip(s.results, s.yields):
@@ -428,9 +429,10 @@ def _leaves_many(s: For) -> bool:
     return 2 * half < turns <= 16 * half and turns % half > half // 2
 
 
-def _lanes_forced(s: For) -> int:
-    """How many lanes LLVM must be told to use in a loop of masked vectors, 0 where it finds out: it takes masked reads at places that do not
-    follow each other for dearer than all that they save, and would compute one element after the other."""
+def _lanes_of_gathers(s: For, masked: bool) -> int:
+    """How many lanes LLVM must be told to use where memory is read at places that do not follow each other, 0 where it finds out. Masked reads
+    of that kind it takes for dearer than all that they save, and would compute one element after the other. Where there is little to do but
+    to read, vectors of half the width are as fast, since each number is fetched by instructions of its own, and half as many of these."""
     inside = {t for t in s.body if type(t) is Value}
 
     def follows(place: Value) -> bool:
@@ -440,9 +442,23 @@ def _lanes_forced(s: For) -> int:
             place.op == "mul" and place.args[1].is_const and abs(place.args[1].attr) == 1 and follows(place.args[0])
         )
 
-    if all([follows(t.args[0]) for t in inside if t.op == "load" and t.args]):
+    loads = [t for t in inside if t.op == "load"]
+    stores = [t for t in s.body if type(t) is Store]
+    if all([follows(t.args[0]) for t in loads if t.args]) or s.params or s.step != 1 or "no vectorize" in s.hints:
         return 0
-    return 64 // next(SIZES[t.type] for t in inside if t.op in _DEAR)
+    # LLVM complains to the user where it cannot do what it is told: this it can.
+    if len(inside) + len(stores) < len(s.body) or not all([t.index is not None and follows(t.index) for t in stores]):
+        return 0
+    if "independent" not in s.hints:
+        read, written = {t.attr[0] for t in loads}, {t.buffer for t in stores}
+        if read & written or any([buffer.address is not None for buffer in read | written]):
+            return 0
+    if masked:
+        return 64 // next(SIZES[t.type] for t in inside if t.op in _DEAR)
+    long = not (s.low.is_const and s.high.is_const) or s.high.attr - s.low.attr >= 16
+    little = long and not any([t.op in _ARITHMETIC or t.op in _DEAR for t in inside])
+    return 8 if little and max([SIZES[t.type] for t in loads]) == 4 else 0
 
 
+_ARITHMETIC = ("fadd", "fsub", "fmul", "fdiv", "sqrt", "sdiv", "udiv", "srem", "urem")
 _DEAR = ("math", "maximum", "minimum")  # the last two for what they do with NaN

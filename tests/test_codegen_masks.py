@@ -56,3 +56,28 @@ def test_masks_of_what_is_gathered(length: int) -> None:
     np.testing.assert_allclose(f(x, table, places), np.exp(x + np.take_along_axis(table, places, 1)), rtol=1e-6)
     backwards = tg.jit(lambda x: jnp.exp(x[:, ::-1])).lower(x)  # LLVM reads these at no price: it may choose the width itself
     assert "vectorize.predicate" in backwards.as_text("llvm") and "vectorize.width" not in backwards.as_text("llvm")
+
+
+@pytest.mark.skipif(target.host().vector_bits != 512, reason="half the width, where that is 16 numbers")
+def test_what_is_only_gathered_takes_half_the_width() -> None:
+    x, places = np.random.default_rng(0).normal(size=500).astype(np.float32), (np.arange(2000, dtype=np.int32) * 7) % 500
+    f = tg.jit(lambda x, i: jnp.where(x[i] > 0, i, -i))
+    (kernel,) = [k for k in f.lower(x, places).explain() if k.runs and any(o.name == "gather" for o in k.operations)]
+    assert kernel.vectors.startswith("8 x")
+    np.testing.assert_array_equal(f(x, places), np.where(x[places] > 0, places, -places))
+    g = tg.jit(lambda x, i: x[i] * x[i[::-1]] + x[i])
+    assert {k.vectors for k in g.lower(x, places).explain() if any(o.name == "mul" for o in k.operations)} == {"16 x f32"}
+
+
+@pytest.mark.parametrize("n", [21, 64])
+def test_llvm_is_told_nothing_that_it_cannot_do(n: int, capfd: pytest.CaptureFixture[str]) -> None:
+    """Where a loop is not vectorized as it must be, LLVM writes so to the standard error of whoever runs the program."""
+
+    def step(s: Any, row: Any) -> Any:
+        best = jnp.argmax(s[row] + row, 0)
+        return jnp.exp(s[row % n] - s.max()).at[row[::-1]].add(s[row]), s[row][best]
+
+    rows = np.random.default_rng(0).integers(0, n, (30, n)).astype(np.int32)
+    last, found = tg.jit(lambda s, rows: tg.lax.scan(step, s, rows))(np.linspace(0, 1, n).astype(np.float32), rows)
+    assert np.isfinite(last).all() and found.shape == (30,)
+    assert capfd.readouterr().err == ""
