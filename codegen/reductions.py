@@ -100,7 +100,8 @@ def combine(b: Builder, name: str, dtype: Any, x: Scalar, y: Scalar) -> Scalar:
         if dtype.kind == "c" and name == "add":
             return tuple([b.op(op, p.type, p, q, attr="reassoc contract") for p, q in zip(x, y)])
     if name in ("max", "min") and dtype.kind == "f":
-        return b.op("maximum" if name == "max" else "minimum", x.type, x, y)  # known to LLVM's vectorizer
+        # known to LLVM's vectorizer; which of two zeros is found depends on the order, as in other reductions
+        return b.op("maximum" if name == "max" else "minimum", x.type, x, y, attr="nsz")
     return scalars.apply(b, name, dtype, dtype, [x, y], {})
 
 
