@@ -28,10 +28,13 @@ from tracegrad.runtime.objects import (
     DICT_USED,
     DTYPE_MASK,
     DTYPE_WORD,
+    HAVE_VERSION,
     HEAD,
     LIST_ITEMS,
     LIST_SIZE,
     NUMBER,
+    TYPE_FLAGS,
+    TYPE_VERSION,
     WORD,
     Layout,
 )
@@ -60,7 +63,7 @@ TABLE = _index(
 
 GUARD = _index("op source a b c d e")
 """A guard: the register that it looks at, and what its kind of guard needs."""
-GUARDS = _index("array ndarray float int bool complex within same equal items list dict")
+GUARDS = _index("array ndarray float int bool complex within same equal items list dict fields")
 
 CAST = _index("kind type info bytes count")
 """How a leaf is converted that is not what the kernel reads: the array that comes of it, and its numbers."""
@@ -101,6 +104,7 @@ FUNCTIONS = {
     "PyErr_Occurred": "ptr ()",
     "PyErr_SetNone": "void (ptr)",
     "PyEval_SaveThread": "ptr ()",
+    "PyObject_GetAttr": "ptr (ptr, ptr)",
     "PyType_IsSubtype": "i32 (ptr, ptr)",
     "PyEval_RestoreThread": "void (ptr)",
     "_Py_Dealloc": "void (ptr)",
@@ -124,6 +128,7 @@ def _numbers(layout: Layout, slots: dict[str, int]) -> dict[str, int]:
         "ND_base": ARRAY_BASE // WORD,
     }
     numbers |= {"ND_flags": ARRAY_FLAGS, "ND_ndim": ARRAY_NDIM}
+    numbers |= {"TYPE_flags": TYPE_FLAGS // WORD, "TYPE_version": TYPE_VERSION, "TYPE_VERSIONED": HAVE_VERSION}
     for prefix, names in (
         ("TABLE", TABLE),
         ("GUARD", GUARD),

@@ -73,6 +73,7 @@ next:
     i64 GUARDS_items, label %items
     i64 GUARDS_list, label %list
     i64 GUARDS_dict, label %dict
+    i64 GUARDS_fields, label %fields
   ]
 
 array:
@@ -305,6 +306,33 @@ entry.good:
   %ev = load ptr, ptr %valueat, align 8
   put ptr %ev %dto.p %e
   next %e
+
+; Attributes, of a type that has not changed since it was found that reading them runs no Python code. The instance refers to what is read.
+fields:
+  need eq ptr %type, %ga else %no
+  %type.flags = word %type TYPE_flags
+  %versioned = and i64 %type.flags, TYPE_VERSIONED
+  need eq i64 %versioned, TYPE_VERSIONED else %no
+  %version.p = getelementptr i8, ptr %type, i64 TYPE_version
+  %version32 = load i32, ptr %version.p, align 8
+  %version = zext i32 %version32 to i64
+  %version.want = word %g GUARD_e
+  need eq i64 %version, %version.want else %no
+  %fto = word %g GUARD_c
+  %fto.p = getelementptr ptr, ptr %regs, i64 %fto
+  %attributes = addr %g GUARD_d
+  for %q to %gb then %good
+  %attribute = addr %attributes %q
+  %av = call ptr @PyObject_GetAttr(ptr %x, ptr %attribute)
+  need ne ptr %av, null else %fields.none
+  %av.count = word %av OBJECT_count
+  call void @decref(ptr %av)
+  need ne i64 %av.count, 1 else %no
+  put ptr %av %fto.p %q
+  next %q
+fields.none:
+  call void @PyErr_Clear()
+  br label %no
 
 good:
   %g.1 = getelementptr i64, ptr %g, i64 GUARD_WORDS

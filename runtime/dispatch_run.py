@@ -343,7 +343,16 @@ dict.clear:
   br label %push
 call:
   %argument = load ptr, ptr %top, align 8
-  %called = call ptr (ptr, ...) @PyObject_CallFunctionObjArgs(ptr %object, ptr %argument, ptr null)
+  %named.arguments = addr %b BUILD_keys
+  if eq ptr %named.arguments, null then %call.one else %call.several
+call.one:
+  %of.one = call ptr (ptr, ...) @PyObject_CallFunctionObjArgs(ptr %object, ptr %argument, ptr null)
+  br label %called.test
+call.several:
+  %of.several = call ptr @PyObject_Call(ptr %object, ptr %argument, ptr %named.arguments)
+  br label %called.test
+called.test:
+  %called = phi ptr [ %of.one, %call.one ], [ %of.several, %call.several ]
   need ne ptr %called, null else %fail
 call.done:
   call void @decref(ptr %argument)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import ctypes
 import sys
 from collections.abc import Sequence
+from functools import partial
+from inspect import signature
 from math import prod
 from typing import Any
 
@@ -20,7 +22,7 @@ from tracegrad.runtime import costs, objects, pool
 from tracegrad.runtime.array import ArrayImpl, DeletedArray
 from tracegrad.runtime.dispatch_code import BUILDS, CAST, CASTS, GUARDS, RESULT, RESULTS, TABLE
 from tracegrad.runtime.executable import Executable, physical
-from tracegrad.tracer.treedef import TreeDef, is_plain_namedtuple
+from tracegrad.tracer.treedef import NODES, TreeDef, is_plain_namedtuple
 
 MOST_LEAVES = 1000
 _LONG = 100e-6
@@ -221,16 +223,32 @@ class Table:
             first = self._members("items", register, len(x), self._keep(t))
             for i, y in enumerate(x):
                 self._guard(first + i, y)
+        elif t in NODES:
+            self._fields(register, x, t)
         else:
             self._leaf_guard(register, x, t)
 
-    def _members(self, op: str, register: int, count: int, a: int) -> int:
+    def _fields(self, register: int, x: Any, t: type) -> None:
+        """A container that is made of attributes: a registered dataclass."""
+        node = NODES[t]
+        if node.fields is None or node.meta is None or not objects.have_versions():
+            raise Unfit
+        names = [sys.intern(name) for name in (*node.fields, *node.meta)]
+        version = objects.version(t)
+        if not version or not objects.reads_without_code(t, names):
+            raise Unfit
+        at = self._array([self._keep(name) for name in names])
+        first = self._members("fields", register, len(names), self._keep(t), at, version)
+        for i, name in enumerate(names):
+            self._guard(first + i, getattr(x, name), i >= len(node.fields))
+
+    def _members(self, op: str, register: int, count: int, a: int, d: int = 0, e: int = 0) -> int:
         """Members of a container get the next registers; the first of them."""
         first = self._registers
         self._registers += count
         if self._registers > 4 * MOST_LEAVES:
             raise Unfit
-        self._record(op, register, a, count, first)
+        self._record(op, register, a, count, first, d, e)
         return first
 
     def _leaf_guard(self, register: int, x: Any, t: type) -> None:
@@ -309,19 +327,21 @@ class Table:
         if kind is type(None):
             build += (BUILDS["same"], 0, id(None), 0)
             return at + 1
-        if kind not in (list, tuple, dict) and not _builds_by_items(kind):
-            # Whatever else there is takes its leaves from a list.
-            build += (BUILDS["out"], 0, 0, 0) * t.num_leaves
-            build += (BUILDS["list"], t.num_leaves, 0, 0, BUILDS["call"], 1, self._keep(t.unflatten), 0)
-            return at + max(t.num_leaves, 1)
         children = t.children()
         height = max([at + 1, *[self._build(c, at + i, build) for i, c in enumerate(children)]])
         if kind is dict:
             build += (BUILDS["dict"], len(children), 0, self._array([self._keep(k) for k in t.aux]))
         elif kind is list or kind is tuple:
             build += (BUILDS[kind.__name__], len(children), 0, 0)
-        else:
+        elif _builds_by_items(kind):
             build += (BUILDS["named"], len(children), self._keep(kind), 0)
+        else:
+            node = NODES[kind]
+            build += (BUILDS["tuple"], len(children), 0, 0, BUILDS["call"], 1)
+            if node.meta is not None and node.fields is not None and _begins_with(kind, node.fields):
+                build += (self._keep(kind), self._keep(dict(zip(node.meta, t.aux))))
+            else:
+                build += (self._keep(partial(node.unflatten, t.aux)), 0)
         return height
 
 
@@ -334,6 +354,15 @@ def _builds_by_items(t: type) -> bool:
         and t.__basicsize__ == tuple.__basicsize__
         and not any("__init__" in vars(c) for c in t.__mro__[:-2])
     )
+
+
+def _begins_with(t: type, names: tuple[str, ...]) -> bool:
+    """Whether a type's first arguments have these names, so that they may be passed without."""
+    try:
+        parameters = list(signature(t).parameters.values())[: len(names)]
+    except (TypeError, ValueError):
+        return False
+    return tuple([p.name for p in parameters]) == names and all([p.kind is p.POSITIONAL_OR_KEYWORD for p in parameters])
 
 
 def _interned(name: str) -> str:

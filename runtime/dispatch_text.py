@@ -20,7 +20,7 @@ import re
 
 # Compiled when they are used: importing the package should not wait for it.
 _SHORT = r"  (?:(%[\w.]+) = )?(word|addr|const|const64|part|put|if|need|for|next) (.*)$"
-_NAME = r"\b(?:TABLE|GUARDS?|CASTS?|RESULTS?|BUILDS?|ARRAY|OBJECT|TUPLE|LIST|DICT|ND|DESCR|DTYPE|INFO|CALL)_\w+|NUMBER|PREFIX|BEHIND|EXTENT"
+_NAME = r"\b(?:TABLE|GUARDS?|CASTS?|RESULTS?|BUILDS?|ARRAY|OBJECT|TUPLE|LIST|DICT|ND|DESCR|DTYPE|TYPE|INFO|CALL)_\w+|NUMBER|PREFIX|BEHIND|EXTENT"
 
 
 class _Writer:

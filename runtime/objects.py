@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from types import MemberDescriptorType
 from typing import Any
 
 import numpy as np
@@ -23,9 +25,11 @@ _word = ctypes.c_size_t.from_address
 
 # Byte offsets in a type object.
 TYPE_BASICSIZE, TYPE_ITEMSIZE, TYPE_DEALLOC, TYPE_VECTORCALL = 32, 40, 48, 56
-TYPE_FLAGS, TYPE_WEAKLIST, TYPE_BASE, TYPE_DICT_OFFSET, TYPE_IS_GC = 168, 208, 256, 288, 328
+TYPE_FLAGS, TYPE_WEAKLIST, TYPE_BASE, TYPE_DICT_OFFSET, TYPE_IS_GC, TYPE_VERSION = 168, 208, 256, 288, 328, 384
 HAVE_VECTORCALL = 1 << 11
 HAVE_GC = 1 << 14
+HAVE_VERSION = 1 << 19 if sys.version_info < (3, 11) else 0
+"""Flags without which a type's version does not count; later interpreters set the version to zero instead."""
 
 # Byte offsets in an ndarray and in a dtype.
 ARRAY_DATA, ARRAY_NDIM, ARRAY_DIMS, ARRAY_BASE, ARRAY_DESCR, ARRAY_FLAGS = 16, 24, 32, 48, 56, 64
@@ -154,6 +158,54 @@ def layout() -> Layout | None:
     if "d" in flags:
         counts = "call"
     return Layout(items, counts)
+
+
+def version(t: type) -> int:
+    """A number that a type loses when it or a base of it changes; 0 if it has none."""
+    getattr(t, "__init__", None)  # it gets one when something is looked up
+    return _version(t)
+
+
+def _version(t: type) -> int:
+    valid = word(id(t) + TYPE_FLAGS) & HAVE_VERSION == HAVE_VERSION
+    return ctypes.c_uint32.from_address(id(t) + TYPE_VERSION).value if valid else 0
+
+
+@lru_cache(maxsize=1)
+def have_versions() -> bool:
+    """Whether types have versions where they are looked for."""
+
+    class Base:
+        a = 1
+
+    class Derived(Base):
+        b = 2
+
+    class Other(Base):
+        c = 3
+
+    seen = [version(Base), version(Derived), version(Other)]
+    if 0 in seen or len(set(seen)) != 3 or seen != [version(Base), version(Derived), version(Other)]:
+        return False
+    Other.d = 4  # type: ignore[attr-defined]
+    if _version(Other) == seen[2] or version(Derived) != seen[1]:
+        return False
+    Base.a = 5
+    return _version(Derived) not in seen and _version(Base) not in seen and version(Derived) not in seen
+
+
+def reads_without_code(t: type, names: Sequence[str]) -> bool:
+    """Whether reading these attributes of instances runs no Python code, as long as the type keeps its version: they are entries of the
+    instance's dictionary or slots, and nothing else answers for them."""
+    if t.__getattribute__ is not object.__getattribute__ or any(["__getattr__" in vars(c) for c in t.__mro__]):
+        return False
+    for name in names:
+        found = next((vars(c)[name] for c in t.__mro__ if name in vars(c)), None)
+        if not isinstance(found, MemberDescriptorType) and any(
+            [hasattr(type(found), n) for n in ("__get__", "__set__", "__delete__")]
+        ):
+            return False
+    return True
 
 
 def slot_offset(instance: Any, name: str) -> int:

@@ -273,7 +273,7 @@ def register_dataclass(
     def unflatten(aux: Any, children: Any) -> Any:
         return nodetype(**dict(zip(meta, aux)), **dict(zip(data, children)))
 
-    register(Node(nodetype, flatten, unflatten, flatten_with_keys, fields=data))
+    register(Node(nodetype, flatten, unflatten, flatten_with_keys, fields=data, meta=meta))
     return nodetype
 
 

@@ -25,9 +25,10 @@ class Node:
     flatten(x) -> (children, metadata);  unflatten(metadata, children) -> x
     flatten_with_keys(x) -> (pairs (key, child), metadata), or None: children are then named by their index.
     fields: names of the children when every instance has the same ones (named tuples, registered dataclasses).
+    meta: names of what makes up the metadata, if children and metadata are the attributes of these names (registered dataclasses).
     """
 
-    __slots__ = ("type", "flatten", "unflatten", "flatten_with_keys", "fields")
+    __slots__ = ("type", "flatten", "unflatten", "flatten_with_keys", "fields", "meta")
 
     def __init__(
         self,
@@ -36,12 +37,14 @@ class Node:
         unflatten: Callable[[Any, Any], Any],
         flatten_with_keys: Callable[[Any], tuple[Iterable[tuple[Any, Any]], Any]] | None = None,
         fields: tuple[str, ...] | None = None,
+        meta: tuple[str, ...] | None = None,
     ):
         self.type = type
         self.flatten = flatten
         self.unflatten = unflatten
         self.flatten_with_keys = flatten_with_keys
         self.fields = fields
+        self.meta = meta
 
 
 class TreeDef:
