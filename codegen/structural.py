@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from itertools import product
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ from tracegrad.codegen import conversions
 from tracegrad.codegen.builder import Builder
 from tracegrad.codegen.elementwise import waits
 from tracegrad.codegen.loop_ir import Index, Value
-from tracegrad.codegen.nests import UNROLLED
+from tracegrad.codegen.nests import UNROLLED, Space, open_loops
 from tracegrad.codegen.plan import CHEAP
 from tracegrad.codegen.values import (
     FLOAT16,
@@ -496,12 +497,44 @@ def joined(ctx: Context, var: Any, pieces: list[Any], axis: int) -> View:
         whole = ctx.temporary(var.type)
     ctx.before_overwrite(whole.buffer)
     start = 0
+    copied: list[tuple[View, View]] = []
     for atom, form in pieces:
         t = atom.type
         position = tuple([start if d == axis else 0 for d in range(len(t.shape))])
-        ctx.fill(View(t, whole.buffer, whole.position(position), whole.strides), form)
+        target = View(t, whole.buffer, whole.position(position), whole.strides)
+        if axis and type(form) is View and _row_bytes(form, axis) and _row_bytes(target, axis) >= COPIED_ROW:
+            copied.append((target, form))
+        else:
+            ctx.fill(target, form)
         start += t.shape[axis]
+    if copied:
+        _copy_rows(ctx, copied, axis)
     return View(var.type, whole.buffer, whole.offset, whole.strides)
+
+
+COPIED_ROW = 256
+"""Rows of so many bytes are copied as memory, those of all pieces in one loop: a row of the whole is written once, and in order."""
+
+
+def _row_bytes(view: View, axis: int) -> int:
+    """The bytes of the dimensions from an axis on, if they lie next to each other; otherwise none."""
+    shape = view.type.shape[axis:]
+    return prod(shape) * view.type.dtype.itemsize if view.strides[axis:] == dense_strides(shape) else 0
+
+
+def _copy_rows(ctx: Context, pairs: list[tuple[View, View]], axis: int) -> None:
+    """Copy views to others, whose rows lie together."""
+    b = ctx.b
+    shape = pairs[0][0].type.shape[:axis]
+    work = 4 * sum(target.type.size for target, _ in pairs)
+    with ExitStack() as stack:
+        space = Space(shape, False)
+        outer = space.indices(open_loops(ctx, stack, space.runs, frozenset(target.buffer for target, _ in pairs), work))
+        for target, source in pairs:
+            scalars = 2 if target.type.dtype.kind == "c" else 1
+            row = (*outer, *[0] * (len(target.type.shape) - axis))
+            places = (target.position(row) * scalars, source.position(row) * scalars)
+            b.copy(target.buffer, places[0], source.buffer, places[1], _row_bytes(target, axis))
 
 
 # ----------------------------------------------------------------------------------------------------------------------- iota

@@ -125,3 +125,33 @@ def test_what_is_chosen_under_an_assumption_is_not_remembered_outside(monkeypatc
 
     for got, want in zip(tg.jit(f)(a, b, c, d), f(*map(jnp.asarray, (a, b, c, d)))):
         np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "complex64", "bool", "float16"])
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_rows_of_pieces_are_copied_together(dtype, axis):
+    rng = np.random.default_rng(0)
+    shapes = [[5, 40, 300] for _ in range(4)]
+    for k, shape in enumerate(shapes):
+        shape[axis] = (300 if axis == 2 else 40) + 7 * k
+    xs = [(rng.normal(size=s) * 3).astype(dtype) for s in shapes]
+
+    def function(xs):
+        cut = [xs[0], -xs[1] if dtype != "bool" else ~xs[1], xs[2][::-1], xs[3]]
+        return jnp.concatenate(cut, axis), jnp.concatenate([x[:, :, 4:] for x in xs], axis) if axis < 2 else jnp.concatenate(
+            xs * 2, 2
+        )
+
+    found = tg.jit(function)(xs)
+    cut = [xs[0], -xs[1] if dtype != "bool" else ~xs[1], xs[2][::-1], xs[3]]
+    np.testing.assert_array_equal(found[0], np.concatenate(cut, axis))
+    np.testing.assert_array_equal(found[1], np.concatenate([x[:, :, 4:] for x in xs] if axis < 2 else xs * 2, axis))
+
+
+def test_pieces_of_what_a_loop_carries():
+    x = np.arange(4 * 200, dtype=np.float32).reshape(4, 200)
+    turn = lambda i, x: jnp.concatenate([x[:, 100:], x[:, :100]], 1) + jnp.concatenate([x, x], 1)[:, 100:300]  # noqa: E731
+    wanted = x
+    for _ in range(3):
+        wanted = np.concatenate([wanted[:, 100:], wanted[:, :100]], 1) + np.concatenate([wanted, wanted], 1)[:, 100:300]
+    np.testing.assert_array_equal(tg.jit(lambda x: tg.lax.fori_loop(0, 3, turn, x))(x), wanted)
