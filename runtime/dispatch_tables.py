@@ -208,7 +208,11 @@ class Table:
     def _guard(self, register: int, x: Any, static: bool = False) -> None:
         """Say what is in a register."""
         t = type(x)
-        if static or x is None:
+        if static and t is tuple:
+            first = self._members("items", register, len(x), self._keep(t))
+            for i, y in enumerate(x):
+                self._guard(first + i, y, True)
+        elif static or x is None:
             self._record("equal" if t in _COMPARED else "same", register, self._keep(x))
         elif t is dict:
             first = self._members("dict", register, len(x), self._array([self._keep(k) for k in x]))

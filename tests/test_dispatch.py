@@ -189,6 +189,14 @@ def test_static_arguments_that_are_equal_are_the_same() -> None:
         f(X, n, "")
         assert is_native(f(X, n, "")) and f(X, n, "").tolist() == [n, n + 1, n + 2, n + 3]
 
+    shape = jit(lambda x, s: x.reshape(s[0]) * len(s[1]), static_argnums=1)
+    check(shape, X, ((4, 1), "ab"))
+    for k in (1, 2, 4):
+        for name in ("ab", "abc"):
+            r = [shape(X, ((4 // int(str(k)), k), name)) for _ in range(2)][1]
+            assert is_native(r) and r.shape == (4 // k, k) and r.ravel().tolist() == [i * len(name) for i in range(4)]
+    assert shape(X, ([4],)[:0] + ((4,), "a", None)[:2]).tolist() == X.tolist() and len(shape._tables.chain) == 7
+
     class Odd:
         def __hash__(self) -> int:
             return 5
