@@ -189,6 +189,26 @@ def test_batches_go_their_own_ways() -> None:
     close(jit(vmap(grad(counted, 1)))(counts, xs), each)
 
 
+@pytest.mark.parametrize(("size", "width"), [(1, 32), (2, 16), (3, 6), (4, 4), (5, 4), (8, 2), (9, 3), (17, 1)])
+def test_examples_of_any_size_run_in_blocks(size: int, width: int) -> None:
+    """Blocks of so many examples; eleven of them fill the last one by repeating the last."""
+
+    def steps(x: Any) -> Any:
+        return while_loop(lambda c: jnp.sum(c[0] ** 2) < 50.0, lambda c: (c[0] * 1.5 + 0.1, c[1] + 1), (x, 0))
+
+    for n in (11, 40):
+        xs = np.random.default_rng(size).uniform(0.1, 2.0, (n, size)).astype(np.float32)
+        ends, counts = jit(vmap(steps))(xs)
+        for x, end, count in zip(xs, ends, counts, strict=True):
+            want, turns = x, 0
+            while np.sum(want**2) < 50.0:
+                want, turns = want * np.float32(1.5) + np.float32(0.1), turns + 1
+            assert turns == count
+            np.testing.assert_allclose(end, want, rtol=1e-5)
+    scans = [e for e in make_jaxpr(vmap(steps))(xs).jaxpr.eqns if e.primitive.name == "scan"]
+    assert [e.params["length"] for e in scans] == ([-(-40 // width)] if width < 40 else [])
+
+
 def test_a_batched_branch_holds_a_loop() -> None:
     def f(x: Any) -> Any:
         return cond(x > 0.5, lambda v: while_loop(lambda s: s < 4.0, lambda s: s * s + v, v), lambda v: v**2, x)
