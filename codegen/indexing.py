@@ -16,7 +16,7 @@ import numpy as np
 from tracegrad.codegen import scalars
 from tracegrad.codegen.builder import Builder
 from tracegrad.codegen.elementwise import waits
-from tracegrad.codegen.loop_ir import For, Index, Parallel, Value
+from tracegrad.codegen.loop_ir import For, Index, Parallel, Value, blocks_of
 from tracegrad.codegen.nests import PARALLEL_WORK, Space, open_loops
 from tracegrad.codegen.structural import choose, indexed, not_negative
 from tracegrad.codegen.values import (
@@ -375,6 +375,8 @@ def lower_scatter(ctx: Context, eqn: Equation) -> None:
     ctx.settle(form)
     if isinstance(where, Lazy) and where.cost > 12:
         where = ctx.view(indices)
+    if type(new) is Lazy and len(batch_dims) == rank and updates.type.size >= SCATTERED and _takes_functions(b, new):
+        new = ctx.view(updates)
     new = _apart_from(ctx, updates, new, ctx.value(operand), out)
     where = _apart_from(ctx, indices, where, ctx.value(operand), out)
     whole = ctx.own(operand, out)
@@ -428,6 +430,27 @@ def lower_scatter(ctx: Context, eqn: Equation) -> None:
     if not inner and outer and cost <= UNROLLED_COST:
         _unroll(b.scopes[-1].items[-1])
     ctx.define(out, View(t, whole.buffer, whole.offset, whole.strides))
+
+
+SCATTERED = 64
+"""So many single numbers that take elementary functions are computed first, by vectors: scattering them goes one after the other."""
+
+
+def _takes_functions(b: Builder, form: Lazy) -> bool:
+    """Whether an element of a value that is computed where it is read takes an elementary function: one is built, and looked at."""
+    shape = form.type.shape
+    longest = shape.index(max(shape))
+    asked, b.asked = b.asked, []
+    with b.loop(0, shape[longest], memory=False, written=frozenset(), name="r") as loop:
+        read(b, form, tuple([loop.index if d == longest else 0 for d in range(len(shape))]))
+    b.asked = asked
+    stack = [b.scopes[-1].items.pop()]
+    while stack:
+        statement = stack.pop()
+        if type(statement) is Value and statement.op == "math":
+            return True
+        stack.extend([inner for block in blocks_of(statement) for inner in block])
+    return False
 
 
 UNROLLED_COST = 8

@@ -66,6 +66,29 @@ def test_padding_read_by_a_reduction():
     check(f, draw(9, 40))
 
 
+@pytest.mark.parametrize("kind", ["add", "set", "max"])
+def test_elementary_functions_of_what_is_scattered_are_vectors(kind):
+    """They have a loop of their own; what takes none is computed where it is scattered."""
+
+    def scattered(x, i, u):
+        return ops.scatter(
+            x, i, u, kind=kind, update_window_dims=(), inserted_window_dims=(0,), scatter_dims_to_operand_dims=(0,)
+        )
+
+    def f(x, i, u):
+        return scattered(x, i, ops.exp(ops.select(ops.gt(u, np.float32(0.5)), ops.neg(u), u)))
+
+    def g(x, i, u):
+        return scattered(x, i, ops.mul(u, u))
+
+    x, i, u = draw(5, 10).reshape(50), np.arange(200, dtype=np.int32).reshape(200, 1) % 60 - 5, draw(200)
+    for h, count in ((f, 2), (g, 1)):
+        check(h, x, i, u)
+        loops = [s for s, _ in innermost(function_of(h, x, i, u)) if re.search("200", repr(s.high))]
+        assert len(loops) == count
+    check(lambda x, i, u: f(x, i, u.reshape(20, 10)), x, i.reshape(20, 10, 1), u)
+
+
 def test_neighbours_around_the_edge_that_are_counted_and_summed():
     """The sum is carried from range to range, and the last column is no loop; the values that are kept, too, are written in them."""
 
