@@ -14,6 +14,7 @@ COMMANDS = (
     ("compare.py",),
     ("c_compare.py", "c", "numba"),
     ("compile_time.py",),
+    ("operations.py",),
 )
 
 
