@@ -123,6 +123,7 @@ entry:
   %taken = part %frame %t TABLE_taken
   %arrays = addr %t TABLE_arrays
   %ndonated = word %t TABLE_ndonated
+  need ne i64 %ndonated, 0 else %end
   %over = addr %t TABLE_over
   %nover = word %t TABLE_nover
   for %i to %ndonated then %rest

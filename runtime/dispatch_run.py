@@ -68,7 +68,7 @@ end:
   ret void
 }
 
-define internal ptr @run(ptr %t, ptr %frame, ptr %odd) alwaysinline nounwind {
+define internal ptr @run(ptr %t, ptr %frame, ptr %odd, ptr %self, ptr %args, i64 %n, ptr %kwnames) alwaysinline nounwind {
 entry:
   %arena.size = alloca i64, align 8
   %owner = addr %t TABLE_owner
@@ -80,13 +80,21 @@ entry:
   %nin = word %t TABLE_nin
   %nout = word %t TABLE_nout
   %results = addr %t TABLE_results
-  %ndonated = word %t TABLE_ndonated
   %holds = word %t TABLE_hold
   %casts = load i64, ptr %odd, align 8
   %either = or i64 %holds, %casts
   %holding = icmp ne i64 %either, 0
   br i1 %holding, label %take, label %results.first
 take:
+  %ndonated = word %t TABLE_ndonated
+  need ne i64 %ndonated, 0 else %keep
+  %free = call i1 @give_up(ptr %t, ptr %frame)
+  br i1 %free, label %keep, label %refused
+refused:
+  call void @decref(ptr %owner)
+  %instead = call ptr @slow(ptr %self, ptr %args, i64 %n, ptr %kwnames)
+  ret ptr %instead
+keep:
   call void @hold(ptr %objects, i64 %nin)
   need ne i64 %casts, 0 else %results.first
 convert:
@@ -217,12 +225,9 @@ ran:
 judge:
   need eq i32 %status, 0 else %fail.status
 after:
-  need ne i64 %ndonated, 0 else %after.given
-  call void @gone(ptr %t, ptr %frame, i1 true)
-  br label %after.given
-after.given:
   br i1 %holding, label %let.go, label %build
 let.go:
+  call void @gone(ptr %t, ptr %frame, i1 true)
   call void @drop(ptr %objects, i64 0, i64 %nin)
   br label %build
 
@@ -254,13 +259,10 @@ fail:
   call void @drop(ptr %outs, i64 0, i64 %count)
   br i1 %holding, label %fail.hold, label %fail.end
 fail.hold:
+  call void @gone(ptr %t, ptr %frame, i1 false)
   call void @drop(ptr %objects, i64 0, i64 %nin)
   br label %fail.end
 fail.end:
-  need ne i64 %ndonated, 0 else %fail.given
-  call void @gone(ptr %t, ptr %frame, i1 false)
-  br label %fail.given
-fail.given:
   call void @decref(ptr %owner)
   ret ptr null
 }
@@ -422,6 +424,7 @@ compare:
 
 define ptr @tg.dispatch.call(ptr %self, ptr %args, i64 %nargsf, ptr %kwnames) nounwind {
 entry:
+  %odd = alloca i64, align 8
   %n = and i64 %nargsf, 9223372036854775807
   %first = addr %self CALL_table
   need ne ptr %first, null else %slow
@@ -440,22 +443,16 @@ calls:
 prepare:
   %words = word %self CALL_frame
   %frame = alloca i64, i64 %words, align 16
-  %odd = alloca i64, align 8
   br label %next
 next:
   %t = phi ptr [ %first, %prepare ], [ %following, %miss ]
   %fits = call i1 @match(ptr %t, ptr %args, i64 %n, ptr %kwnames, ptr %frame, ptr %odd)
-  br i1 %fits, label %fit, label %miss
+  br i1 %fits, label %run, label %miss
 miss:
   %following = addr %t TABLE_next
   if eq ptr %following, null then %slow else %next
-fit:
-  %donated = word %t TABLE_ndonated
-  need ne i64 %donated, 0 else %run
-  %free = call i1 @give_up(ptr %t, ptr %frame)
-  br i1 %free, label %run, label %slow
 run:
-  %r = call ptr @run(ptr %t, ptr %frame, ptr %odd)
+  %r = call ptr @run(ptr %t, ptr %frame, ptr %odd, ptr %self, ptr %args, i64 %n, ptr %kwnames)
   ret ptr %r
 slow:
   %s = call ptr @slow(ptr %self, ptr %args, i64 %n, ptr %kwnames)

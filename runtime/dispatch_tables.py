@@ -175,7 +175,7 @@ class Table:
             "names": self._array([id(n) for n in names]),
             "guards": guards,
             "guards_end": guards + objects.WORD * len(self._guards),
-            "hold": int(pooled or release),
+            "hold": int(pooled or release or bool(donated)),
             "nin": nin,
             "nout": nout,
             "results": records,
