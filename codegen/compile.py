@@ -103,7 +103,7 @@ def compile_program(
     size = writer.size
     level, straight_vectors = 2 if size <= CHEAP_PIPELINE else 1, size <= STRAIGHT_VECTORS
     emission = 2
-    kernels = []
+    kernels: list[Any] = []
     if function.helpers:  # most programs have none, and do without what is imported here
         from tracegrad.codegen.finished import only_calls, set_apart
 
