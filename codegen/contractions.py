@@ -16,12 +16,12 @@ import numpy as np
 
 from tracegrad.codegen import conversions, scalars
 from tracegrad.codegen.builder import Builder
+from tracegrad.codegen.combining import Reduction, combine, flatten, identity, tree, unflatten
 from tracegrad.codegen.elementwise import lazy_map, waits
 from tracegrad.codegen.library import blas_symbol
 from tracegrad.codegen.loop_ir import Index, Value
 from tracegrad.codegen.matrices import arranged, is_long, parts_of_sum
 from tracegrad.codegen.nests import Space, open_loops
-from tracegrad.codegen.reductions import Reduction, combine, flatten, identity, tree, unflatten
 from tracegrad.codegen.tiles import Tiles, applies
 from tracegrad.codegen.values import (
     IDENTICAL,

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tracegrad.codegen.builder import Loop
+from tracegrad.codegen.combining import flatten, unflatten
 from tracegrad.codegen.elementwise import waits
 from tracegrad.codegen.loop_ir import Buffer, Index, Value
 from tracegrad.codegen.nests import PARALLEL_WORK, Group, tasks_of
 from tracegrad.codegen.plan import COSTS
-from tracegrad.codegen.reductions import as_lazy, flatten, unflatten
+from tracegrad.codegen.reductions import as_lazy
 from tracegrad.codegen.tape_memory import releasing
 from tracegrad.codegen.turns import exchange, may_move
 from tracegrad.codegen.values import (

@@ -10,9 +10,9 @@ import numpy as np
 
 from tracegrad.codegen import conversions
 from tracegrad.codegen.builder import Builder
+from tracegrad.codegen.combining import Reduction, accumulator_dtype, finish, flatten, unflatten
 from tracegrad.codegen.loop_ir import Index, Value
 from tracegrad.codegen.nests import UNROLLED, Space, emit_loops, note_pointwise, open_loops, read_at_their_index
-from tracegrad.codegen.reductions import Reduction, accumulator_dtype, finish, flatten, unflatten
 from tracegrad.codegen.values import Indices, Scalar, View, literal, load, read, store
 from tracegrad.ir import reductions as ir
 from tracegrad.ir.program import Equation

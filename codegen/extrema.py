@@ -15,9 +15,9 @@ import numpy as np
 
 from tracegrad.codegen import conversions, scalars
 from tracegrad.codegen.builder import Builder
+from tracegrad.codegen.combining import Reduction, accumulator_dtype
 from tracegrad.codegen.loop_ir import Buffer, Index, Value, affine
 from tracegrad.codegen.nests import ALIGNED, PARALLEL_WORK, UNROLLED, Space, emit_loops, open_loops, tasks_of
-from tracegrad.codegen.reductions import Reduction, accumulator_dtype
 from tracegrad.codegen.values import Form, Indices, Lazy, Scalar, Scalars, View, load, read, store
 from tracegrad.ir import reductions as ir
 from tracegrad.ir.program import Equation

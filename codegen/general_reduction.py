@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tracegrad.codegen.combining import flatten, unflatten
 from tracegrad.codegen.loop_ir import Index
 from tracegrad.codegen.nests import Space, emit_loops
-from tracegrad.codegen.reductions import flatten, unflatten
 from tracegrad.codegen.values import Indices, Scalar, Scalars, read, store
 from tracegrad.ir import reductions as ir
 from tracegrad.ir.program import Equation

@@ -12,9 +12,9 @@ import numpy as np
 
 from tracegrad.codegen import scalars
 from tracegrad.codegen.builder import Builder
+from tracegrad.codegen.combining import accumulator_dtype
 from tracegrad.codegen.elementwise import waits
 from tracegrad.codegen.loop_ir import Index, Value
-from tracegrad.codegen.reductions import accumulator_dtype
 from tracegrad.codegen.values import (
     OTHER,
     POSITION,
