@@ -281,8 +281,7 @@ def cos(w: Writer, x: str) -> str:
 def _trigonometric(w: Writer, x: str, shift: int) -> str:
     if w.single:
         # The reduction needs f64; the polynomials do not.
-        wide = Writer("f64")
-        wide.lines, wide.intrinsics = w.lines, w.intrinsics
+        wide = w.in_double()
         n, n_int, a = _first_part(wide, w.widen(x))
         r, low = w.narrow(wide.fma(n, -PI_2_F64[1], a)), None
         quadrant = w.emit(f"trunc i64 {n_int} to i32")
@@ -302,8 +301,7 @@ def tan(w: Writer, x: str) -> str:
     """In single precision computed in double, and rounded once."""
     wide, angle = w, x
     if w.single:
-        wide, angle = Writer("f64"), w.widen(x)
-        wide.lines, wide.intrinsics = w.lines, w.intrinsics
+        wide, angle = w.in_double(), w.widen(x)
     r, low, quadrant = _quadrants(wide, angle)
     s, co = _sin_cos(wide, r, low)
     odd = wide.icmp("ne", wide.iand(quadrant, 1), 0)

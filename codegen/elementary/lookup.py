@@ -66,8 +66,7 @@ def _short(w: Writer, x: str, coefficients: Sequence[float], first: str | float)
 def pow_by_table(w: Writer, x: str, y: str) -> str:
     """x**y in f32: 2**(y log2 |x|) in doubles of the precision needed, the special cases chosen at the end."""
     assert w.single, "a power in f64 needs its logarithm to more than twice the precision: that is `pow`"
-    wide = Writer("f64")
-    wide.lines, wide.intrinsics, wide.calls = w.lines, w.intrinsics, w.calls
+    wide = w.in_double()
     bits = w.to_bits(w.abs(x))
     subnormal = w.icmp("ult", bits, 1 << 23)
     bits = w.iselect(subnormal, w.to_bits(w.mul(w.abs(x), 2.0**32)), bits)

@@ -47,8 +47,7 @@ def cbrt(w: Writer, x: str) -> str:
 def _power_in_double(w: Writer, a: str, y: str) -> str:
     """2**(y log2 a) for positive finite a in f32, through doubles of just the precision needed, without a division: loops of few numbers wait
     for each step of it."""
-    wide = Writer("f64")
-    wide.lines, wide.intrinsics, wide.calls = w.lines, w.intrinsics, w.calls
+    wide = w.in_double()
     bits = wide.to_bits(w.widen(a))  # never subnormal there
     e = wide.ashr(wide.isub(bits, 0x3FE6A09E667F3BCD), wide.mantissa)
     f = wide.sub(wide.from_bits(wide.isub(bits, wide.shl(e, wide.mantissa))), 1.0)
@@ -78,8 +77,7 @@ def rem(w: Writer, x: str, y: str) -> str:
     wide = w
     a, b = w.abs(x), w.abs(y)
     if w.single:
-        wide = Writer("f64")
-        wide.lines, wide.intrinsics, wide.calls = w.lines, w.intrinsics, w.calls
+        wide = w.in_double()
         a, b = w.widen(a), w.widen(b)
     r = wide.fma(wide.neg(wide.floor(wide.div(a, b))), b, a)
     r = wide.select(wide.cmp("olt", r, 0.0), wide.add(r, b), r)

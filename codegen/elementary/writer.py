@@ -223,6 +223,12 @@ class Writer:
         args = ", ".join(f"{self.type} {self.f(x)}" for x in xs)
         return self.emit(f"call {self.type} @tg.{name}.{self.dtype}({args})")
 
+    def in_double(self) -> Writer:
+        """A writer of f64 that appends to the same function."""
+        wide = Writer("f64")
+        wide.lines, wide.intrinsics, wide.calls = self.lines, self.intrinsics, self.calls
+        return wide
+
     def widen(self, x: Operand) -> str:
         return self.emit(f"fpext float {self.f(x)} to double")
 
