@@ -157,24 +157,30 @@ COPIED_BYTES = 1024
 
 def _copy_runs(ctx: Context, view: View, form: View) -> bool:
     """Copy memory whose last dimensions lie without gaps on both sides, run by run; whether the runs are long enough for that."""
-    b = ctx.b
     shape = view.type.shape
     lead, run = len(shape), 1
     while lead and (shape[lead - 1] == 1 or form.strides[lead - 1] == view.strides[lead - 1] == run):
         lead -= 1
         run *= shape[lead]
-    nbytes = run * view.type.dtype.itemsize
-    if nbytes < COPIED_BYTES:
+    if run * view.type.dtype.itemsize < COPIED_BYTES:
         return False
-    scalars = 2 if view.type.dtype.kind == "c" else 1
-    first = (0,) * (len(shape) - lead)
-
-    def body(indices: Indices) -> None:
-        target, source = view.position((*indices, *first)), form.position((*indices, *first))
-        b.copy(view.buffer, target * scalars, form.buffer, source * scalars, nbytes)
-
-    emit_loops(ctx, Space(shape[:lead], False), frozenset((view.buffer,)), body, run)
+    copy_rows(ctx, [(view, form)], lead)
     return True
+
+
+def copy_rows(ctx: Context, pairs: Sequence[tuple[View, View]], axis: int) -> None:
+    """Copy views to others, a row of each at a time: the dimensions from an axis on, which lie without gaps on both sides."""
+    b = ctx.b
+    work = 4 * sum([target.type.size for target, _ in pairs])
+    with ExitStack() as stack:
+        space = Space(pairs[0][0].type.shape[:axis], False)
+        outer = space.indices(open_loops(ctx, stack, space.runs, frozenset([target.buffer for target, _ in pairs]), work))
+        for target, source in pairs:
+            t = target.type
+            scalars = 2 if t.dtype.kind == "c" else 1
+            row = (*outer, *[0] * (len(t.shape) - axis))
+            places = (target.position(row) * scalars, source.position(row) * scalars)
+            b.copy(target.buffer, places[0], source.buffer, places[1], prod(t.shape[axis:]) * t.dtype.itemsize)
 
 
 def read_at_their_index(forms: Sequence[Form]) -> frozenset[Buffer]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from collections.abc import Sequence
 from itertools import product
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ from tracegrad.codegen import conversions
 from tracegrad.codegen.builder import Builder
 from tracegrad.codegen.elementwise import waits
 from tracegrad.codegen.loop_ir import Index, Value
-from tracegrad.codegen.nests import UNROLLED, Space, open_loops
+from tracegrad.codegen.nests import UNROLLED, copy_rows
 from tracegrad.codegen.plan import CHEAP
 from tracegrad.codegen.values import (
     FLOAT16,
@@ -345,12 +345,7 @@ def lower_pad(ctx: Context, eqn: Equation) -> None:
 def _spread(ctx: Context, var: Any, operand: ArrayType, form: Any, everywhere: Lazy, config: Any) -> View:
     """Elements with padding between them: the padding is written first, then they are. To ask at each place whether it is one of
     theirs would take a division, and no loop that does vectorizes."""
-    ctx.settle(form)
-    ctx.settle(everywhere)
-    whole = ctx.allocate(var)
-    if whole.buffer in leaves_of(form) or whole.buffer in leaves_of(everywhere):
-        whole = ctx.temporary(var.type)
-    ctx.before_overwrite(whole.buffer)
+    whole = _written_from(ctx, var, [form, everywhere])
     ctx.fill(whole, everywhere)
     firsts, counts, places, strides = [], [], [], []
     for n, size, (lo, _, step), stride in zip(operand.shape, var.type.shape, config, whole.strides, strict=True):
@@ -488,14 +483,20 @@ def _side_by_side(ctx: Context, t: ArrayType, pieces: list[Any], axis: int) -> L
     return Lazy(t, evaluate, leaves, cost, depth)
 
 
-def joined(ctx: Context, var: Any, pieces: list[Any], axis: int) -> View:
-    """Pieces written one after the other, each by its own nest, to where the whole is to be."""
+def _written_from(ctx: Context, var: Any, forms: Sequence[Any]) -> View:
+    """Memory for a variable that is written piece by piece from values, none of which is read from there."""
     whole = ctx.allocate(var)
-    for _, form in pieces:
+    for form in forms:
         ctx.settle(form)
-    if any(whole.buffer in leaves_of(f) for _, f in pieces):
+    if any(whole.buffer in leaves_of(f) for f in forms):
         whole = ctx.temporary(var.type)
     ctx.before_overwrite(whole.buffer)
+    return whole
+
+
+def joined(ctx: Context, var: Any, pieces: list[Any], axis: int) -> View:
+    """Pieces written one after the other, each by its own nest, to where the whole is to be."""
+    whole = _written_from(ctx, var, [form for _, form in pieces])
     start = 0
     copied: list[tuple[View, View]] = []
     for atom, form in pieces:
@@ -508,7 +509,7 @@ def joined(ctx: Context, var: Any, pieces: list[Any], axis: int) -> View:
             ctx.fill(target, form)
         start += t.shape[axis]
     if copied:
-        _copy_rows(ctx, copied, axis)
+        copy_rows(ctx, copied, axis)
     return View(var.type, whole.buffer, whole.offset, whole.strides)
 
 
@@ -520,21 +521,6 @@ def _row_bytes(view: View, axis: int) -> int:
     """The bytes of the dimensions from an axis on, if they lie next to each other; otherwise none."""
     shape = view.type.shape[axis:]
     return prod(shape) * view.type.dtype.itemsize if view.strides[axis:] == dense_strides(shape) else 0
-
-
-def _copy_rows(ctx: Context, pairs: list[tuple[View, View]], axis: int) -> None:
-    """Copy views to others, whose rows lie together."""
-    b = ctx.b
-    shape = pairs[0][0].type.shape[:axis]
-    work = 4 * sum(target.type.size for target, _ in pairs)
-    with ExitStack() as stack:
-        space = Space(shape, False)
-        outer = space.indices(open_loops(ctx, stack, space.runs, frozenset(target.buffer for target, _ in pairs), work))
-        for target, source in pairs:
-            scalars = 2 if target.type.dtype.kind == "c" else 1
-            row = (*outer, *[0] * (len(target.type.shape) - axis))
-            places = (target.position(row) * scalars, source.position(row) * scalars)
-            b.copy(target.buffer, places[0], source.buffer, places[1], _row_bytes(target, axis))
 
 
 # ----------------------------------------------------------------------------------------------------------------------- iota
