@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -12,15 +11,10 @@ from tests.codegen_harness import check, loops, rewritten, staged
 from tracegrad.codegen.compile import prepare
 from tracegrad.codegen.layouts import transpose_late
 from tracegrad.ir import ops
-from tracegrad.ir.config import config
 from tracegrad.ir.program import Program
 from tracegrad.tracer.control_flow import scan
 
-
-@pytest.fixture(autouse=True)
-def _wide_types() -> Iterator[None]:
-    with config.override("enable_x64", True):
-        yield
+pytestmark = pytest.mark.usefixtures("double_precision")
 
 
 def draw(*shape: int) -> np.ndarray:

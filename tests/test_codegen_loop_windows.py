@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -11,15 +10,10 @@ import pytest
 from tests.codegen_harness import rewritten
 from tracegrad.codegen.loop_windows import sum_windows_after_loops
 from tracegrad.ir import ops
-from tracegrad.ir.config import config
 from tracegrad.ir.program import Program
 from tracegrad.tracer.control_flow import scan
 
-
-@pytest.fixture(autouse=True)
-def _wide_types() -> Iterator[None]:
-    with config.override("enable_x64", True):
-        yield
+pytestmark = pytest.mark.usefixtures("double_precision")
 
 
 def draw(*shape: int) -> np.ndarray:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -12,14 +11,9 @@ import pytest
 from tests.codegen_harness import check, loops
 from tracegrad.codegen import nests
 from tracegrad.ir import ops
-from tracegrad.ir.config import config
 from tracegrad.tracer.control_flow import cond, scan, while_loop
 
-
-@pytest.fixture(autouse=True)
-def _wide_types() -> Iterator[None]:
-    with config.override("enable_x64", True):
-        yield
+pytestmark = pytest.mark.usefixtures("double_precision")
 
 
 def draw(*shape: int) -> np.ndarray:

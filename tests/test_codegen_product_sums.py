@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -11,16 +10,11 @@ import pytest
 from tests.codegen_harness import check, loops, rewritten
 from tracegrad.codegen.product_sums import sum_before_products
 from tracegrad.ir import ops
-from tracegrad.ir.config import config
 from tracegrad.ir.program import Program
 
 BATCHED = (((2,), (1,)), ((0,), (0,)))
 
-
-@pytest.fixture(autouse=True)
-def _wide_types() -> Iterator[None]:
-    with config.override("enable_x64", True):
-        yield
+pytestmark = pytest.mark.usefixtures("double_precision")
 
 
 def draw(*shape: int) -> np.ndarray:
